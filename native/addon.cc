@@ -1,0 +1,361 @@
+// Unpacks N-API arguments and calls the table; the only file that includes node_api.h. Arguments were checked in TypeScript
+// (src/kernels/check.ts): here they are read and trusted. Each table is an object of functions that carry the table as data.
+#include <node_api.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <unordered_map>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include "kernels.h"
+#include "threads.h"
+
+using namespace eaglet;
+
+namespace {
+
+constexpr size_t kHugePage = size_t(2) << 20;
+
+// Memory behind the ArrayBuffers that allocate() made, so that release() can return it before the collector comes by.
+struct Block {
+  void* data;
+  size_t bytes;
+};
+std::mutex blocksMutex;
+std::unordered_map<void*, Block*> blocks;
+
+void* mapMemory(size_t bytes) {
+#if defined(__linux__)
+  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (data == MAP_FAILED) return nullptr;
+  // Weights are streamed front to back: large pages spare the address translation.
+  if (bytes >= kHugePage) madvise(data, bytes, MADV_HUGEPAGE);
+  return data;
+#else
+  void* data = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+  if (data) std::memset(data, 0, bytes);
+  return data;
+#endif
+}
+
+void unmapMemory(Block& block) {
+  if (block.data == nullptr) return;
+#if defined(__linux__)
+  munmap(block.data, block.bytes);
+#else
+  std::free(block.data);
+#endif
+  block.data = nullptr;
+}
+
+void finalizeBlock(napi_env, void*, void* hint) {
+  Block* block = static_cast<Block*>(hint);
+  std::lock_guard<std::mutex> lock(blocksMutex);
+  if (block->data != nullptr) blocks.erase(block->data);
+  unmapMemory(*block);
+  delete block;
+}
+
+// The arguments of one call, read one after another.
+struct Arguments {
+  static constexpr size_t kMost = 12;
+  napi_env env;
+  napi_value values[kMost];
+  size_t next = 0;
+  const Kernels* table = nullptr;
+
+  Arguments(napi_env e, napi_callback_info info) : env(e) {
+    size_t count = kMost;
+    void* data = nullptr;
+    napi_get_cb_info(env, info, &count, values, nullptr, &data);
+    table = static_cast<const Kernels*>(data);
+  }
+  int32_t integer() {
+    int32_t v = 0;
+    napi_get_value_int32(env, values[next++], &v);
+    return v;
+  }
+  double number() {
+    double v = 0;
+    napi_get_value_double(env, values[next++], &v);
+    return v;
+  }
+  // A typed array's data; null for null.
+  template <class T>
+  T* data() {
+    void* p = nullptr;
+    if (napi_get_typedarray_info(env, values[next++], nullptr, nullptr, &p, nullptr, nullptr) != napi_ok) return nullptr;
+    return static_cast<T*>(p);
+  }
+  Matrix matrix() {  // dtype, rows, cols, data
+    Matrix m;
+    m.dtype = Dtype(integer());
+    m.rows = integer();
+    m.cols = integer();
+    m.data = data<uint8_t>();
+    return m;
+  }
+  KvLayer kv() {  // half, kvHeads, headDim, slots, keys, values
+    KvLayer kv;
+    kv.half = integer() != 0;
+    kv.kvHeads = integer();
+    kv.headDim = integer();
+    kv.slots = 0;
+    kv.keys = data<void>();
+    kv.values = data<void>();
+    return kv;
+  }
+};
+
+napi_value jsAllocate(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  const size_t bytes = size_t(a.number());
+  const size_t mapped = bytes == 0 ? 64 : bytes;
+  void* data = mapMemory(mapped);
+  if (data == nullptr) {
+    napi_throw_range_error(env, nullptr, "allocate: the system has no memory of this size");
+    return nullptr;
+  }
+  Block* block = new Block{data, mapped};
+  {
+    std::lock_guard<std::mutex> lock(blocksMutex);
+    blocks[data] = block;
+  }
+  napi_value buffer = nullptr;
+  if (napi_create_external_arraybuffer(env, data, bytes, finalizeBlock, block, &buffer) != napi_ok) {
+    // A host without external buffers (pointer compression): plain memory does, alignment is then a matter of speed only.
+    finalizeBlock(env, nullptr, block);
+    void* plain = nullptr;
+    napi_create_arraybuffer(env, bytes, &plain, &buffer);
+  }
+  return buffer;
+}
+
+napi_value jsRelease(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  void* data = nullptr;
+  size_t bytes = 0;
+  if (napi_get_arraybuffer_info(env, a.values[0], &data, &bytes) != napi_ok) return nullptr;
+  napi_detach_arraybuffer(env, a.values[0]);
+  std::lock_guard<std::mutex> lock(blocksMutex);
+  auto found = blocks.find(data);
+  if (found == blocks.end()) return nullptr;
+  Block* block = found->second;
+  blocks.erase(found);
+  unmapMemory(*block);
+  return nullptr;
+}
+
+napi_value jsSetThreads(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  setThreads(a.integer());
+  return nullptr;
+}
+
+napi_value jsPack(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  const Matrix m = a.matrix();
+  const int32_t firstRow = a.integer();
+  const uint8_t* source = a.data<uint8_t>();
+  const SourceType type = SourceType(a.integer());
+  const int32_t* rowMap = a.data<int32_t>();
+  pack(m, firstRow, source, type, rowMap, a.integer());
+  return nullptr;
+}
+
+napi_value jsGatherRows(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  float* out = a.data<float>();
+  const int32_t stride = a.integer();
+  const Matrix m = a.matrix();
+  const int32_t* ids = a.data<int32_t>();
+  gatherRows(out, stride, m, ids, a.integer());
+  return nullptr;
+}
+
+napi_value jsMatmul(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  float* out = a.data<float>();
+  const float* x = a.data<float>();
+  const Matrix m = a.matrix();
+  const int32_t n = a.integer();
+  a.table->matmul(out, x, m, n, a.data<float>());
+  return nullptr;
+}
+
+napi_value jsRmsNorm(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  float* out = a.data<float>();
+  const float* x = a.data<float>();
+  const float* weight = a.data<float>();
+  const int32_t n = a.integer(), cols = a.integer();
+  a.table->rmsNorm(out, x, weight, n, cols, float(a.number()));
+  return nullptr;
+}
+
+napi_value jsRope(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  float* x = a.data<float>();
+  const int32_t stride = a.integer(), n = a.integer(), heads = a.integer(), headDim = a.integer();
+  const int32_t* positions = a.data<int32_t>();
+  const float* cos = a.data<float>();
+  a.table->rope(x, stride, n, heads, headDim, positions, cos, a.data<float>());
+  return nullptr;
+}
+
+Layout readLayout(Arguments& a) {  // rows, base, prefix, slots, extrasStart, extras
+  Layout l;
+  l.rows = a.integer();
+  l.base = a.data<int32_t>();
+  l.prefix = a.data<int32_t>();
+  l.slots = a.data<int32_t>();
+  l.extrasStart = a.data<int32_t>();
+  l.extras = a.data<int32_t>();
+  return l;
+}
+
+// A layout is used by every layer of a forward and a cache layer by every forward: both are set once and then named.
+struct Current {
+  Layout layout{};
+  KvLayer kv{};
+};
+thread_local Current current;
+
+napi_value jsUseLayout(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  current.layout = readLayout(a);
+  return nullptr;
+}
+
+napi_value jsUseKv(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  current.kv = a.kv();
+  return nullptr;
+}
+
+napi_value jsStoreKv(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  const float* qkv = a.data<float>();
+  const int32_t stride = a.integer(), keyOffset = a.integer();
+  a.table->storeKv(current.kv, qkv, stride, keyOffset, a.integer(), current.layout);
+  return nullptr;
+}
+
+napi_value jsAttention(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  float* out = a.data<float>();
+  const float* qkv = a.data<float>();
+  const int32_t stride = a.integer();
+  a.table->attention(out, qkv, stride, a.integer(), current.kv, current.layout);
+  return nullptr;
+}
+
+napi_value jsMoveKv(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  const int32_t* from = a.data<int32_t>();
+  const int32_t* to = a.data<int32_t>();
+  moveKv(current.kv, from, to, a.integer());
+  return nullptr;
+}
+
+napi_value jsSwiglu(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  float* out = a.data<float>();
+  const float* x = a.data<float>();
+  const int32_t n = a.integer();
+  a.table->swiglu(out, x, n, a.integer());
+  return nullptr;
+}
+
+napi_value jsSoftmax(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  float* out = a.data<float>();
+  const float* x = a.data<float>();
+  const int32_t n = a.integer(), cols = a.integer();
+  a.table->softmax(out, x, n, cols, float(a.number()));
+  return nullptr;
+}
+
+napi_value jsArgmax(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  int32_t* out = a.data<int32_t>();
+  const float* x = a.data<float>();
+  const int32_t n = a.integer();
+  a.table->argmax(out, x, n, a.integer());
+  return nullptr;
+}
+
+napi_value jsTopK(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  int32_t* ids = a.data<int32_t>();
+  float* values = a.data<float>();
+  const float* x = a.data<float>();
+  const int32_t n = a.integer(), cols = a.integer();
+  a.table->topK(ids, values, x, n, cols, a.integer());
+  return nullptr;
+}
+
+napi_value jsBandwidth(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  const int64_t floats = int64_t(a.number()) / 4;
+  const int32_t repeats = a.integer();
+  Block block{mapMemory(size_t(floats) * 4), size_t(floats) * 4};
+  double best = 0;
+  if (block.data != nullptr) {
+    float* data = static_cast<float*>(block.data);
+    for (int64_t i = 0; i < floats; i++) data[i] = 1;
+    const int64_t chunk = 1 << 18;  // floats: 1 MiB
+    volatile double sink = 0;
+    auto body = [&](int c) {
+      const int64_t from = c * chunk, count = floats - from < chunk ? floats - from : chunk;
+      const double total = a.table->readAll(data + from, count);
+      if (total < 0) sink = total;
+    };
+    for (int32_t i = 0; i < repeats; i++) {
+      const auto start = std::chrono::steady_clock::now();
+      parallel(int((floats + chunk - 1) / chunk), body);
+      const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      const double rate = double(floats) * 4 / seconds / 1e9;
+      if (rate > best) best = rate;
+    }
+    unmapMemory(block);
+  }
+  napi_value result;
+  napi_create_double(env, best, &result);
+  return result;
+}
+
+void define(napi_env env, napi_value object, const char* name, napi_callback callback, const Kernels* table) {
+  napi_value function;
+  napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, const_cast<Kernels*>(table), &function);
+  napi_set_named_property(env, object, name, function);
+}
+
+napi_value init(napi_env env, napi_value exports) {
+  const Kernels* tables[8];
+  const int count = supportedTables(tables, 8);
+  napi_value list;
+  napi_create_object(env, &list);
+  for (int i = 0; i < count; i++) {
+    napi_value object;
+    napi_create_object(env, &object);
+    const struct { const char* name; napi_callback callback; } functions[] = {
+        {"allocate", jsAllocate}, {"release", jsRelease}, {"setThreads", jsSetThreads}, {"pack", jsPack}, {"gatherRows", jsGatherRows},
+        {"matmul", jsMatmul}, {"rmsNorm", jsRmsNorm}, {"rope", jsRope}, {"useLayout", jsUseLayout}, {"useKv", jsUseKv}, {"storeKv", jsStoreKv},
+        {"attention", jsAttention}, {"moveKv", jsMoveKv}, {"swiglu", jsSwiglu}, {"softmax", jsSoftmax}, {"argmax", jsArgmax}, {"topK", jsTopK},
+        {"bandwidth", jsBandwidth}};
+    for (const auto& f : functions) define(env, object, f.name, f.callback, tables[i]);
+    napi_set_named_property(env, list, tables[i]->isa, object);  // best first: property order is insertion order
+  }
+  napi_set_named_property(env, exports, "tables", list);
+  return exports;
+}
+
+}  // namespace
+
+NAPI_MODULE(NODE_GYP_MODULE_NAME, init)

@@ -1,0 +1,74 @@
+// AVX-512 (F, BW, VL, DQ) with VNNI: one register holds a tile's 16 outputs, one instruction multiplies 64 bytes.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <cmath>
+#include <limits>
+
+#include "../kernels.h"
+#include "../threads.h"
+
+namespace eaglet {
+namespace {
+
+struct V16f { __m512 v; };
+struct V16i { __m512i v; };
+struct V64b { __m512i v; };
+
+// 32 registers: 8 rows of f32 and 8 of int32 accumulators, the weights, and room to spare.
+constexpr int kRowsPerPass = 8;
+
+inline __mmask16 firstLanes(int n) { return __mmask16((1u << n) - 1); }
+
+inline V16f load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline V16f loadN(const float* p, int n, float fill) { return {_mm512_mask_loadu_ps(_mm512_set1_ps(fill), firstLanes(n), p)}; }
+inline void store(float* p, V16f a) { _mm512_storeu_ps(p, a.v); }
+inline void storeN(float* p, V16f a, int n) { _mm512_mask_storeu_ps(p, firstLanes(n), a.v); }
+inline V16f set1(float x) { return {_mm512_set1_ps(x)}; }
+inline V16f add(V16f a, V16f b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline V16f sub(V16f a, V16f b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline V16f mul(V16f a, V16f b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline V16f div(V16f a, V16f b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline V16f fma(V16f a, V16f b, V16f c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline V16f max(V16f a, V16f b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline V16f min(V16f a, V16f b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline V16f abs(V16f a) { return {_mm512_abs_ps(a.v)}; }
+inline uint32_t greater(V16f a, V16f b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ); }
+inline V16f zeroWhere(uint32_t lanes, V16f a) { return {_mm512_maskz_mov_ps(__mmask16(~lanes), a.v)}; }
+inline V16f roundEven(V16f a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+inline V16f timesPow2(V16f a, V16f n) { return {_mm512_scalef_ps(a.v, n.v)}; }
+
+inline V16f loadHalf(const uint16_t* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; }
+inline void storeHalf(uint16_t* p, V16f a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+inline V16i set1i(int32_t x) { return {_mm512_set1_epi32(x)}; }
+inline V16f toFloat(V16i a) { return {_mm512_cvtepi32_ps(a.v)}; }
+inline V16i toInt(V16f a) { return {_mm512_cvtps_epi32(a.v)}; }
+inline void storeBytes(int8_t* p, V16i a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(a.v)); }
+inline int32_t sum(V16i a) { return _mm512_reduce_add_epi32(a.v); }
+
+inline V64b load64(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+inline V64b lowNibbles(V64b a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
+inline V64b highNibbles(V64b a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
+
+// acc + sum of four products per lane. The offset weights' bias of 128 is taken off by starting at offsetStart.
+inline V16i dotUnsigned(V16i acc, V64b w, int32_t x) { return {_mm512_dpbusd_epi32(acc.v, w.v, _mm512_set1_epi32(x))}; }
+inline V16i dotOffset(V16i acc, V64b w, int32_t x) { return dotUnsigned(acc, w, x); }
+inline int32_t offsetStart(int32_t sumOfInputs) { return -128 * sumOfInputs; }
+
+inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+#include "../rows-inl.h"
+
+#include "../matmul-inl.h"
+
+#include "../attention-inl.h"
+
+}  // namespace
+
+const Kernels kAvx512Vnni = {"avx512vnni", matmul, rmsNorm, rope, storeKv, attention, swiglu, softmax, argmax, topK, readAll};
+
+}  // namespace eaglet
+#endif

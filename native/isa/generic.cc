@@ -1,0 +1,118 @@
+// Portable C++: the same kernels on arrays of 16, for any machine; compilers turn the loops into whatever the machine has.
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "../half.h"
+#include "../kernels.h"
+#include "../threads.h"
+
+namespace eaglet {
+namespace {
+
+struct V16f { float v[16]; };
+struct V16i { int32_t v[16]; };
+struct V64b { uint8_t v[64]; };
+
+constexpr int kRowsPerPass = 2;
+
+#define EACH(expression)                   \
+  V16f r;                                  \
+  for (int i = 0; i < 16; i++) r.v[i] = (expression); \
+  return r
+
+inline V16f load(const float* p) { EACH(p[i]); }
+inline V16f loadN(const float* p, int n, float fill) { EACH(i < n ? p[i] : fill); }
+inline void storeN(float* p, V16f a, int n) {
+  for (int i = 0; i < n; i++) p[i] = a.v[i];
+}
+inline void store(float* p, V16f a) { storeN(p, a, 16); }
+inline V16f set1(float x) { EACH(x); }
+inline V16f add(V16f a, V16f b) { EACH(a.v[i] + b.v[i]); }
+inline V16f sub(V16f a, V16f b) { EACH(a.v[i] - b.v[i]); }
+inline V16f mul(V16f a, V16f b) { EACH(a.v[i] * b.v[i]); }
+inline V16f div(V16f a, V16f b) { EACH(a.v[i] / b.v[i]); }
+// Two roundings: a library fma would be slow where the machine has none. The order is the same for every row, so the bits are.
+inline V16f fma(V16f a, V16f b, V16f c) { EACH(a.v[i] * b.v[i] + c.v[i]); }
+inline V16f max(V16f a, V16f b) { EACH(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
+inline V16f min(V16f a, V16f b) { EACH(a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
+inline V16f abs(V16f a) { EACH(std::fabs(a.v[i])); }
+inline uint32_t greater(V16f a, V16f b) {
+  uint32_t lanes = 0;
+  for (int i = 0; i < 16; i++) lanes |= uint32_t(a.v[i] > b.v[i]) << i;
+  return lanes;
+}
+inline V16f zeroWhere(uint32_t lanes, V16f a) { EACH(lanes >> i & 1 ? 0.0f : a.v[i]); }
+// 1.5·2^23 pushes the fraction out of the mantissa; |a| stays below 2^22 where this is used.
+inline V16f roundEven(V16f a) {
+  volatile float magic = 12582912.0f;
+  const float m = magic;
+  EACH((a.v[i] + m) - m);
+}
+inline V16f timesPow2(V16f a, V16f n) { EACH(a.v[i] * bitsToFloat(uint32_t(int32_t(n.v[i]) + 127) << 23)); }
+
+inline V16f loadHalf(const uint16_t* p) { EACH(halfToFloat(p[i])); }
+inline void storeHalf(uint16_t* p, V16f a) {
+  for (int i = 0; i < 16; i++) p[i] = floatToHalf(a.v[i]);
+}
+
+inline V16i set1i(int32_t x) {
+  V16i r;
+  for (int i = 0; i < 16; i++) r.v[i] = x;
+  return r;
+}
+inline V16f toFloat(V16i a) { EACH(float(a.v[i])); }
+inline V16i toInt(V16f a) {
+  const V16f rounded = roundEven(a);
+  V16i r;
+  // NaN has no integer: it becomes 0 here rather than undefined behaviour.
+  for (int i = 0; i < 16; i++) r.v[i] = rounded.v[i] >= -2e9f && rounded.v[i] <= 2e9f ? int32_t(rounded.v[i]) : 0;
+  return r;
+}
+inline void storeBytes(int8_t* p, V16i a) {
+  for (int i = 0; i < 16; i++) p[i] = int8_t(a.v[i]);
+}
+inline int32_t sum(V16i a) {
+  int32_t s = 0;
+  for (int i = 0; i < 16; i++) s += a.v[i];
+  return s;
+}
+
+inline V64b load64(const uint8_t* p) {
+  V64b r;
+  for (int i = 0; i < 64; i++) r.v[i] = p[i];
+  return r;
+}
+inline V64b lowNibbles(V64b a) {
+  for (int i = 0; i < 64; i++) a.v[i] &= 15;
+  return a;
+}
+inline V64b highNibbles(V64b a) {
+  for (int i = 0; i < 64; i++) a.v[i] >>= 4;
+  return a;
+}
+inline V16i dotUnsigned(V16i acc, const V64b& w, int32_t x) {
+  int8_t xs[4];
+  std::memcpy(xs, &x, 4);
+  for (int i = 0; i < 16; i++)
+    acc.v[i] += int(w.v[4 * i]) * xs[0] + int(w.v[4 * i + 1]) * xs[1] + int(w.v[4 * i + 2]) * xs[2] + int(w.v[4 * i + 3]) * xs[3];
+  return acc;
+}
+inline V16i dotOffset(V16i acc, const V64b& w, int32_t x) { return dotUnsigned(acc, w, x); }
+inline int32_t offsetStart(int32_t sumOfInputs) { return -128 * sumOfInputs; }
+
+inline void prefetch(const void*) {}
+
+#undef EACH
+
+#include "../rows-inl.h"
+
+#include "../matmul-inl.h"
+
+#include "../attention-inl.h"
+
+}  // namespace
+
+const Kernels kGeneric = {"generic", matmul, rmsNorm, rope, storeKv, attention, swiglu, softmax, argmax, topK, readAll};
+
+}  // namespace eaglet

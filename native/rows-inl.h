@@ -1,0 +1,243 @@
+// Row-wise kernels: norm, rotary positions, SwiGLU, soft-max, arg-max, top-k, KV stores. Written once against V16f (sixteen
+// floats) and compiled per instruction set inside its own anonymous namespace. Sums run over 16 lanes and are folded in one fixed
+// order, so a row's bits never depend on its neighbours.
+
+constexpr int kRowsPerChunk = 4;   // rows handed to a thread at a time
+constexpr int kSerialRows = 3;     // up to here, waking the pool costs more than the work
+
+template <class F>
+inline void forRows(int32_t n, F& body) {  // body(firstRow, endRow)
+  if (n <= kSerialRows) return body(0, n);
+  auto chunk = [&](int c) { body(c * kRowsPerChunk, n < (c + 1) * kRowsPerChunk ? n : (c + 1) * kRowsPerChunk); };
+  parallel((n + kRowsPerChunk - 1) / kRowsPerChunk, chunk);
+}
+
+inline float foldSum(V16f a) {
+  alignas(64) float v[16];
+  store(v, a);
+  for (int width = 8; width > 0; width /= 2)
+    for (int i = 0; i < width; i++) v[i] += v[i + width];
+  return v[0];
+}
+
+inline float foldMax(V16f a) {
+  alignas(64) float v[16];
+  store(v, a);
+  float largest = v[0];
+  for (int i = 1; i < 16; i++)
+    if (v[i] > largest) largest = v[i];
+  return largest;
+}
+
+// e^x for x <= 88: x = n·ln 2 + r, |r| <= ln 2 / 2, Taylor to r^7 (remainder below 2^-26), ln 2 in two parts (Cody and Waite).
+// Below -87.3 (the smallest normal number) it is 0; -Infinity too.
+inline V16f exponential(V16f x) {
+  const V16f lowest = set1(-87.3f);
+  const uint32_t vanishing = greater(lowest, x);
+  x = min(max(x, lowest), set1(88.0f));
+  const V16f n = roundEven(mul(x, set1(1.44269504f)));
+  V16f r = fma(n, set1(-0.693359375f), x);
+  r = fma(n, set1(2.12194440e-4f), r);
+  V16f p = set1(1.0f / 5040);
+  p = fma(p, r, set1(1.0f / 720));
+  p = fma(p, r, set1(1.0f / 120));
+  p = fma(p, r, set1(1.0f / 24));
+  p = fma(p, r, set1(1.0f / 6));
+  p = fma(p, r, set1(0.5f));
+  p = fma(p, r, set1(1.0f));
+  p = fma(p, r, set1(1.0f));
+  return zeroWhere(vanishing, timesPow2(p, n));
+}
+
+void rmsNorm(float* out, const float* x, const float* weight, int32_t n, int32_t cols, float eps) {
+  auto body = [&](int32_t first, int32_t end) {
+    const int32_t whole = cols / 16 * 16, rest = cols - whole;
+    for (int32_t row = first; row < end; row++) {
+      const float* from = x + int64_t(row) * cols;
+      float* to = out + int64_t(row) * cols;
+      V16f squares = set1(0);
+      for (int32_t i = 0; i < whole; i += 16) {
+        const V16f v = load(from + i);
+        squares = fma(v, v, squares);
+      }
+      if (rest) {
+        const V16f v = loadN(from + whole, rest, 0);
+        squares = fma(v, v, squares);
+      }
+      const V16f scale = set1(1.0f / std::sqrt(foldSum(squares) / float(cols) + eps));
+      for (int32_t i = 0; i < whole; i += 16) store(to + i, mul(mul(load(from + i), scale), load(weight + i)));
+      if (rest) storeN(to + whole, mul(mul(loadN(from + whole, rest, 0), scale), loadN(weight + whole, rest, 0)), rest);
+    }
+  };
+  forRows(n, body);
+}
+
+void rope(float* x, int32_t stride, int32_t n, int32_t heads, int32_t headDim, const int32_t* positions, const float* cos, const float* sin) {
+  const int32_t half = headDim / 2;
+  auto body = [&](int32_t first, int32_t end) {
+    for (int32_t row = first; row < end; row++) {
+      const float* c = cos + int64_t(positions[row]) * half;
+      const float* s = sin + int64_t(positions[row]) * half;
+      for (int32_t h = 0; h < heads; h++) {
+        float* a = x + int64_t(row) * stride + int64_t(h) * headDim;
+        float* b = a + half;
+        for (int32_t i = 0; i < half; i += 16) {
+          const int lanes = half - i < 16 ? half - i : 16;
+          const V16f ca = loadN(c + i, lanes, 0), sa = loadN(s + i, lanes, 0), va = loadN(a + i, lanes, 0), vb = loadN(b + i, lanes, 0);
+          storeN(a + i, sub(mul(va, ca), mul(vb, sa)), lanes);
+          storeN(b + i, add(mul(vb, ca), mul(va, sa)), lanes);
+        }
+      }
+    }
+  };
+  forRows(n, body);
+}
+
+void swiglu(float* out, const float* x, int32_t n, int32_t cols) {
+  auto body = [&](int32_t first, int32_t end) {
+    const V16f one = set1(1), zero = set1(0);
+    for (int32_t row = first; row < end; row++) {
+      const float* gate = x + int64_t(row) * 2 * cols;
+      const float* up = gate + cols;
+      float* to = out + int64_t(row) * cols;
+      for (int32_t i = 0; i < cols; i += 16) {
+        const int lanes = cols - i < 16 ? cols - i : 16;
+        const V16f g = loadN(gate + i, lanes, 0), u = loadN(up + i, lanes, 0);
+        storeN(to + i, mul(div(g, add(one, exponential(sub(zero, g)))), u), lanes);
+      }
+    }
+  };
+  forRows(n, body);
+}
+
+// softmax(x · factor) of `count` values in place, 16-lane partial sums; returns nothing, leaves probabilities.
+inline void softmaxRow(float* out, const float* x, int32_t count, float factor) {
+  const float lowest = -std::numeric_limits<float>::infinity();
+  const int32_t whole = count / 16 * 16, rest = count - whole;
+  V16f largest = set1(lowest);
+  for (int32_t i = 0; i < whole; i += 16) largest = max(load(x + i), largest);
+  if (rest) largest = max(loadN(x + whole, rest, lowest), largest);
+  const V16f top = set1(foldMax(largest)), scale = set1(factor);
+  V16f sums = set1(0);
+  for (int32_t i = 0; i < whole; i += 16) {
+    const V16f e = exponential(mul(sub(load(x + i), top), scale));
+    store(out + i, e);
+    sums = add(sums, e);
+  }
+  if (rest) {
+    const V16f e = exponential(mul(sub(loadN(x + whole, rest, lowest), top), scale));
+    storeN(out + whole, e, rest);
+    sums = add(sums, e);
+  }
+  const V16f inverse = set1(1.0f / foldSum(sums));
+  for (int32_t i = 0; i < whole; i += 16) store(out + i, mul(load(out + i), inverse));
+  if (rest) storeN(out + whole, mul(loadN(out + whole, rest, 0), inverse), rest);
+}
+
+void softmax(float* out, const float* x, int32_t n, int32_t cols, float inverseTemperature) {
+  auto body = [&](int32_t first, int32_t end) {
+    for (int32_t row = first; row < end; row++) softmaxRow(out + int64_t(row) * cols, x + int64_t(row) * cols, cols, inverseTemperature);
+  };
+  forRows(n, body);
+}
+
+void argmax(int32_t* out, const float* x, int32_t n, int32_t cols) {
+  auto body = [&](int32_t first, int32_t end) {
+    for (int32_t row = first; row < end; row++) {
+      const float* v = x + int64_t(row) * cols;
+      float best = -std::numeric_limits<float>::infinity();
+      int32_t at = 0;
+      bool found = false;  // so that a row of -Infinity after a NaN still names its first number
+      for (int32_t i = 0; i < cols; i += 16) {
+        const int lanes = cols - i < 16 ? cols - i : 16;
+        if (found && greater(lanes == 16 ? load(v + i) : loadN(v + i, lanes, best), set1(best)) == 0) continue;
+        for (int32_t j = i; j < i + lanes; j++) {
+          if (found ? v[j] > best : v[j] == v[j]) {
+            best = v[j];
+            at = j;
+            found = true;
+          }
+        }
+      }
+      out[row] = at;
+    }
+  };
+  forRows(n, body);
+}
+
+void topK(int32_t* ids, float* values, const float* x, int32_t n, int32_t cols, int32_t k) {
+  auto body = [&](int32_t first, int32_t end) {
+    for (int32_t row = first; row < end; row++) {
+      const float* v = x + int64_t(row) * cols;
+      int32_t* id = ids + int64_t(row) * k;
+      float* value = values + int64_t(row) * k;
+      int32_t held = 0;
+      for (int32_t i = 0; i < cols; i += 16) {
+        const int lanes = cols - i < 16 ? cols - i : 16;
+        if (held == k && greater(lanes == 16 ? load(v + i) : loadN(v + i, lanes, value[k - 1]), set1(value[k - 1])) == 0) continue;
+        for (int32_t j = i; j < i + lanes; j++) {
+          if (!(held < k ? v[j] == v[j] : v[j] > value[k - 1])) continue;
+          int32_t at = held < k ? held++ : k - 1;
+          for (; at > 0 && v[j] > value[at - 1]; at--) {
+            value[at] = value[at - 1];
+            id[at] = id[at - 1];
+          }
+          value[at] = v[j];
+          id[at] = j;
+        }
+      }
+      for (int32_t j = 0; held < k; j++) {  // fewer numbers than k: the NaNs, in order
+        if (v[j] == v[j]) continue;
+        value[held] = v[j];
+        id[held++] = j;
+      }
+    }
+  };
+  forRows(n, body);
+}
+
+double readAll(const float* data, int64_t count) {
+  // Eight independent sums of one vector each: enough loads in flight to be limited by memory, not by latency.
+  V16f s[8];
+  for (int i = 0; i < 8; i++) s[i] = set1(0);
+  for (int64_t i = 0; i + 128 <= count; i += 128) {
+    prefetch(data + i + 1024);
+    prefetch(data + i + 1040);
+    for (int j = 0; j < 8; j++) s[j] = add(s[j], load(data + i + 16 * j));
+  }
+  double total = 0;
+  for (int i = 0; i < 8; i++) total += foldSum(s[i]);
+  return total;
+}
+
+inline void storeRow(float* to, const float* from, int32_t n) {
+  for (int32_t i = 0; i < n; i++) to[i] = from[i];
+}
+inline void storeRow(uint16_t* to, const float* from, int32_t n) {
+  int32_t i = 0;
+  for (; i + 16 <= n; i += 16) storeHalf(to + i, load(from + i));
+  if (i < n) {
+    uint16_t lanes[16];
+    storeHalf(lanes, loadN(from + i, n - i, 0));
+    for (int32_t j = i; j < n; j++) to[j] = lanes[j - i];
+  }
+}
+
+template <class T>
+inline void storeKvRow(const KvLayer& kv, const float* key, const float* value, int32_t slot) {
+  const int32_t width = kv.kvHeads * kv.headDim;
+  storeRow(static_cast<T*>(kv.values) + int64_t(slot) * width, value, width);
+  T* row = static_cast<T*>(scratch(1, size_t(width) * sizeof(T)));
+  storeRow(row, key, width);
+  T* keys = static_cast<T*>(kv.keys) + int64_t(slot / kKvTile) * width * kKvTile + slot % kKvTile;
+  for (int32_t i = 0; i < width; i++) keys[int64_t(i) * kKvTile] = row[i];
+}
+
+void storeKv(const KvLayer& kv, const float* qkv, int32_t stride, int32_t keyOffset, int32_t valueOffset, const Layout& layout) {
+  // Serial: rows of one tile share cache lines.
+  for (int32_t row = 0; row < layout.rows; row++) {
+    const float* from = qkv + int64_t(row) * stride;
+    if (kv.half) storeKvRow<uint16_t>(kv, from + keyOffset, from + valueOffset, layout.slots[row]);
+    else storeKvRow<float>(kv, from + keyOffset, from + valueOffset, layout.slots[row]);
+  }
+}

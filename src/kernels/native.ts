@@ -1,0 +1,100 @@
+/** The C++ add-on behind the `Kernels` interface: translates objects to positional arguments. */
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+import { checked } from './check.ts';
+import { type AttentionLayout, type Kernels, type KvLayer, type PackedMatrix, SOURCE_TYPES, WEIGHT_DTYPES } from './kernels.ts';
+
+type Floats = Float32Array;
+
+/** The functions of one table, as `native/addon.cc` exports them. */
+interface NativeTable {
+  allocate(bytes: number): ArrayBuffer;
+  release(buffer: ArrayBuffer): void;
+  setThreads(threads: number): void;
+  pack(dtype: number, rows: number, cols: number, data: Uint8Array, firstRow: number, source: Uint8Array, type: number, rowMap: Int32Array, count: number): void;
+  gatherRows(out: Floats, stride: number, dtype: number, rows: number, cols: number, data: Uint8Array, ids: Int32Array, count: number): void;
+  matmul(out: Floats, x: Floats, dtype: number, rows: number, cols: number, data: Uint8Array, n: number, residual: Floats | null): void;
+  rmsNorm(out: Floats, x: Floats, weight: Floats, n: number, cols: number, eps: number): void;
+  rope(x: Floats, stride: number, n: number, heads: number, headDim: number, positions: Int32Array, cos: Floats, sin: Floats): void;
+  useLayout(rows: number, base: Int32Array, prefix: Int32Array, slots: Int32Array, extrasStart: Int32Array, extras: Int32Array): void;
+  useKv(half: number, kvHeads: number, headDim: number, slots: number, keys: Floats | Uint16Array, values: Floats | Uint16Array): void;
+  storeKv(qkv: Floats, stride: number, keyOffset: number, valueOffset: number): void;
+  attention(out: Floats, qkv: Floats, stride: number, heads: number): void;
+  moveKv(from: Int32Array, to: Int32Array, count: number): void;
+  swiglu(out: Floats, x: Floats, n: number, cols: number): void;
+  softmax(out: Floats, x: Floats, n: number, cols: number, inverseTemperature: number): void;
+  argmax(out: Int32Array, x: Floats, n: number, cols: number): void;
+  topK(ids: Int32Array, values: Floats, x: Floats, n: number, cols: number, k: number): void;
+  bandwidth(bytes: number, repeats: number): number;
+}
+
+const addonPath = fileURLToPath(new URL('../../build/Release/eaglet.node', import.meta.url));
+
+let loaded: Readonly<Record<string, NativeTable>> | undefined;
+
+function addonTables(): Readonly<Record<string, NativeTable>> {
+  if (loaded === undefined) {
+    const addon = existsSync(addonPath)
+      ? (createRequire(import.meta.url)(addonPath) as { tables: Record<string, NativeTable> })
+      : { tables: {} };
+    loaded = addon.tables;
+  }
+  return loaded;
+}
+
+/** Instruction-set tables that this machine can run, best first; empty where the add-on was not compiled. */
+export function nativeTables(): readonly string[] {
+  return Object.keys(addonTables());
+}
+
+const dtypeIndex = (matrix: PackedMatrix): number => WEIGHT_DTYPES.indexOf(matrix.dtype);
+
+/**
+ * @param options.isa one of `nativeTables()`; @param options.threads working threads, the caller included.
+ * The pool is one per process: the last created instance sets its size.
+ */
+export function createNativeKernels(options: { readonly isa: string; readonly threads: number }): Kernels {
+  const table = addonTables()[options.isa];
+  if (table === undefined) {
+    throw new RangeError(`kernels: no table "${options.isa}" on this machine, available: ${nativeTables().join(', ') || 'none'}`);
+  }
+  table.setThreads(options.threads);
+  const useKv = (kv: KvLayer): void =>
+    table.useKv(kv.dtype === 'f16' ? 1 : 0, kv.kvHeads, kv.headDim, kv.slots, kv.keys, kv.values);
+  const use = (kv: KvLayer, layout: AttentionLayout): void => {
+    useKv(kv);
+    table.useLayout(layout.rows, layout.base, layout.prefix, layout.slots, layout.extrasStart, layout.extras);
+  };
+  return checked({
+    isa: options.isa,
+    threads: options.threads,
+    allocate: (bytes) => table.allocate(bytes),
+    release: (buffer) => table.release(buffer),
+    pack: (m, firstRow, source, type, rowMap) =>
+      table.pack(dtypeIndex(m), m.rows, m.cols, m.data, firstRow, source, SOURCE_TYPES.indexOf(type), rowMap, rowMap.length),
+    gatherRows: (out, outStride, m, ids, count) =>
+      table.gatherRows(out, outStride, dtypeIndex(m), m.rows, m.cols, m.data, ids, count),
+    matmul: (out, x, w, n, residual) => table.matmul(out, x, dtypeIndex(w), w.rows, w.cols, w.data, n, residual),
+    rmsNorm: (out, x, weight, n, cols, eps) => table.rmsNorm(out, x, weight, n, cols, eps),
+    rope: (x, stride, n, heads, headDim, positions, cos, sin) => table.rope(x, stride, n, heads, headDim, positions, cos, sin),
+    storeKv: (kv, qkv, stride, keyOffset, valueOffset, layout) => {
+      use(kv, layout);
+      table.storeKv(qkv, stride, keyOffset, valueOffset);
+    },
+    attention: (out, qkv, stride, heads, kv, layout) => {
+      use(kv, layout);
+      table.attention(out, qkv, stride, heads);
+    },
+    moveKv: (kv, from, to, count) => {
+      useKv(kv);
+      table.moveKv(from, to, count);
+    },
+    swiglu: (out, x, n, cols) => table.swiglu(out, x, n, cols),
+    softmax: (out, x, n, cols, inverseTemperature) => table.softmax(out, x, n, cols, inverseTemperature),
+    argmax: (out, x, n, cols) => table.argmax(out, x, n, cols),
+    topK: (ids, values, x, n, cols, k) => table.topK(ids, values, x, n, cols, k),
+    bandwidth: (bytes, repeats) => table.bandwidth(bytes, repeats),
+    dispose: () => table.setThreads(1),
+  });
+}
