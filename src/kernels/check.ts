@@ -5,8 +5,8 @@
 import {
   type AttentionLayout,
   BLOCK,
-  KV_TILE,
   type Kernels,
+  KV_TILE,
   type KvLayer,
   type PackedMatrix,
   packedBytes,
@@ -27,7 +27,8 @@ function atLeast(place: string, name: string, array: { readonly length: number }
 
 function matrix(place: string, m: PackedMatrix): void {
   const bytes = packedBytes(m.dtype, m.rows, m.cols);
-  if (m.data.length < bytes) fail(place, `weight [${m.rows}, ${m.cols}] ${m.dtype} needs ${bytes} bytes, got ${m.data.length}`);
+  if (m.data.length < bytes)
+    fail(place, `weight [${m.rows}, ${m.cols}] ${m.dtype} needs ${bytes} bytes, got ${m.data.length}`);
 }
 
 function indices(place: string, name: string, values: Int32Array, length: number, limit: number): void {
@@ -64,7 +65,8 @@ function attentionLayout(place: string, layout: AttentionLayout, kv: KvLayer): v
     if (length < 0 || start + length > kv.slots) {
       fail(place, `row ${row} looks at slots ${start}..${start + length - 1} of a cache of ${kv.slots}`);
     }
-    if (extra < 0) fail(place, `extrasStart must ascend, got ${extrasStart[row]} then ${extrasStart[row + 1]} at row ${row}`);
+    if (extra < 0)
+      fail(place, `extrasStart must ascend, got ${extrasStart[row]} then ${extrasStart[row + 1]} at row ${row}`);
     if (length + extra < 1) fail(place, `row ${row} has nothing to attend to`);
   }
   if (rows > 0 && extrasStart[0]! < 0) fail(place, `extrasStart[0] must be at least 0, got ${extrasStart[0]}`);
@@ -84,8 +86,10 @@ export function checked(kernels: Kernels): Kernels {
     pack(m, firstRow, source, type, rowMap) {
       matrix('pack', m);
       count('pack', 'firstRow', firstRow);
-      if (firstRow + rowMap.length > m.rows) fail('pack', `rows ${firstRow}..${firstRow + rowMap.length - 1} of a matrix of ${m.rows}`);
-      if (type.startsWith('Q') && m.cols % BLOCK !== 0) fail('pack', `${type} needs columns in blocks of ${BLOCK}, got ${m.cols}`);
+      if (firstRow + rowMap.length > m.rows)
+        fail('pack', `rows ${firstRow}..${firstRow + rowMap.length - 1} of a matrix of ${m.rows}`);
+      if (type.startsWith('Q') && m.cols % BLOCK !== 0)
+        fail('pack', `${type} needs columns in blocks of ${BLOCK}, got ${m.cols}`);
       indices('pack', 'rowMap', rowMap, rowMap.length, Math.floor(source.length / sourceRowBytes(type, m.cols)));
       kernels.pack(m, firstRow, source, type, rowMap);
     },
@@ -100,7 +104,8 @@ export function checked(kernels: Kernels): Kernels {
     matmul(out, x, w, n, residual) {
       matrix('matmul', w);
       count('matmul', 'n', n);
-      if (x.length < n * w.cols) fail('matmul', `inner sizes differ, got x of ${x.length} floats for ${n} rows, w [${w.rows}, ${w.cols}]`);
+      if (x.length < n * w.cols)
+        fail('matmul', `inner sizes differ, got x of ${x.length} floats for ${n} rows, w [${w.rows}, ${w.cols}]`);
       atLeast('matmul', 'out', out, n * w.rows);
       if (residual !== null) atLeast('matmul', 'residual', residual, n * w.rows);
       kernels.matmul(out, x, w, n, residual);
@@ -125,15 +130,18 @@ export function checked(kernels: Kernels): Kernels {
       kvLayer('storeKv', kv);
       attentionLayout('storeKv', layout, kv);
       const width = kv.kvHeads * kv.headDim;
-      if (Math.max(keyOffset, valueOffset) + width > stride) fail('storeKv', `keys or values reach past rows of ${stride}`);
+      if (Math.max(keyOffset, valueOffset) + width > stride)
+        fail('storeKv', `keys or values reach past rows of ${stride}`);
       atLeast('storeKv', 'qkv', qkv, layout.rows * stride);
       kernels.storeKv(kv, qkv, stride, keyOffset, valueOffset, layout);
     },
     attention(out, qkv, stride, heads, kv, layout) {
       kvLayer('attention', kv);
       attentionLayout('attention', layout, kv);
-      if (heads % kv.kvHeads !== 0) fail('attention', `heads must be a multiple of kvHeads, got ${heads} and ${kv.kvHeads}`);
-      if (heads * kv.headDim > stride) fail('attention', `${heads} heads of ${kv.headDim} do not fit rows of ${stride}`);
+      if (heads % kv.kvHeads !== 0)
+        fail('attention', `heads must be a multiple of kvHeads, got ${heads} and ${kv.kvHeads}`);
+      if (heads * kv.headDim > stride)
+        fail('attention', `${heads} heads of ${kv.headDim} do not fit rows of ${stride}`);
       atLeast('attention', 'qkv', qkv, layout.rows * stride);
       atLeast('attention', 'out', out, layout.rows * heads * kv.headDim);
       kernels.attention(out, qkv, stride, heads, kv, layout);

@@ -155,16 +155,39 @@ export interface Kernels {
    * Rotates in place the first `heads` heads of each row of x (row stride `stride`), rotate-half: pairs (i, i + headDim/2).
    * cos, sin: [positions, headDim/2].
    */
-  rope(x: Float32Array, stride: number, n: number, heads: number, headDim: number, positions: Int32Array, cos: Float32Array, sin: Float32Array): void;
+  rope(
+    x: Float32Array,
+    stride: number,
+    n: number,
+    heads: number,
+    headDim: number,
+    positions: Int32Array,
+    cos: Float32Array,
+    sin: Float32Array,
+  ): void;
 
   /** Stores key and value of each row (kvHeads·headDim each, at keyOffset and valueOffset of rows of `stride` floats) at layout.slots. */
-  storeKv(kv: KvLayer, qkv: Float32Array, stride: number, keyOffset: number, valueOffset: number, layout: AttentionLayout): void;
+  storeKv(
+    kv: KvLayer,
+    qkv: Float32Array,
+    stride: number,
+    keyOffset: number,
+    valueOffset: number,
+    layout: AttentionLayout,
+  ): void;
 
   /**
    * out [n, heads·headDim] = soft-max attention of each row's queries (first heads·headDim floats of rows of `stride`) over
    * its layout positions, scale 1/sqrt(headDim); query head h reads KV head h / (heads / kvHeads).
    */
-  attention(out: Float32Array, qkv: Float32Array, stride: number, heads: number, kv: KvLayer, layout: AttentionLayout): void;
+  attention(
+    out: Float32Array,
+    qkv: Float32Array,
+    stride: number,
+    heads: number,
+    kv: KvLayer,
+    layout: AttentionLayout,
+  ): void;
 
   /** Copies key and value rows, slot from[i] → to[i], i < count in order. to[i] <= from[i], ascending, so nothing is overwritten unread. */
   moveKv(kv: KvLayer, from: Int32Array, to: Int32Array, count: number): void;

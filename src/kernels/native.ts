@@ -3,7 +3,14 @@ import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import { checked } from './check.ts';
-import { type AttentionLayout, type Kernels, type KvLayer, type PackedMatrix, SOURCE_TYPES, WEIGHT_DTYPES } from './kernels.ts';
+import {
+  type AttentionLayout,
+  type Kernels,
+  type KvLayer,
+  type PackedMatrix,
+  SOURCE_TYPES,
+  WEIGHT_DTYPES,
+} from './kernels.ts';
 
 type Floats = Float32Array;
 
@@ -12,13 +19,64 @@ interface NativeTable {
   allocate(bytes: number): ArrayBuffer;
   release(buffer: ArrayBuffer): void;
   setThreads(threads: number): void;
-  pack(dtype: number, rows: number, cols: number, data: Uint8Array, firstRow: number, source: Uint8Array, type: number, rowMap: Int32Array, count: number): void;
-  gatherRows(out: Floats, stride: number, dtype: number, rows: number, cols: number, data: Uint8Array, ids: Int32Array, count: number): void;
-  matmul(out: Floats, x: Floats, dtype: number, rows: number, cols: number, data: Uint8Array, n: number, residual: Floats | null): void;
+  pack(
+    dtype: number,
+    rows: number,
+    cols: number,
+    data: Uint8Array,
+    firstRow: number,
+    source: Uint8Array,
+    type: number,
+    rowMap: Int32Array,
+    count: number,
+  ): void;
+  gatherRows(
+    out: Floats,
+    stride: number,
+    dtype: number,
+    rows: number,
+    cols: number,
+    data: Uint8Array,
+    ids: Int32Array,
+    count: number,
+  ): void;
+  matmul(
+    out: Floats,
+    x: Floats,
+    dtype: number,
+    rows: number,
+    cols: number,
+    data: Uint8Array,
+    n: number,
+    residual: Floats | null,
+  ): void;
   rmsNorm(out: Floats, x: Floats, weight: Floats, n: number, cols: number, eps: number): void;
-  rope(x: Floats, stride: number, n: number, heads: number, headDim: number, positions: Int32Array, cos: Floats, sin: Floats): void;
-  useLayout(rows: number, base: Int32Array, prefix: Int32Array, slots: Int32Array, extrasStart: Int32Array, extras: Int32Array): void;
-  useKv(half: number, kvHeads: number, headDim: number, slots: number, keys: Floats | Uint16Array, values: Floats | Uint16Array): void;
+  rope(
+    x: Floats,
+    stride: number,
+    n: number,
+    heads: number,
+    headDim: number,
+    positions: Int32Array,
+    cos: Floats,
+    sin: Floats,
+  ): void;
+  useLayout(
+    rows: number,
+    base: Int32Array,
+    prefix: Int32Array,
+    slots: Int32Array,
+    extrasStart: Int32Array,
+    extras: Int32Array,
+  ): void;
+  useKv(
+    half: number,
+    kvHeads: number,
+    headDim: number,
+    slots: number,
+    keys: Floats | Uint16Array,
+    values: Floats | Uint16Array,
+  ): void;
   storeKv(qkv: Floats, stride: number, keyOffset: number, valueOffset: number): void;
   attention(out: Floats, qkv: Floats, stride: number, heads: number): void;
   moveKv(from: Int32Array, to: Int32Array, count: number): void;
@@ -57,7 +115,9 @@ const dtypeIndex = (matrix: PackedMatrix): number => WEIGHT_DTYPES.indexOf(matri
 export function createNativeKernels(options: { readonly isa: string; readonly threads: number }): Kernels {
   const table = addonTables()[options.isa];
   if (table === undefined) {
-    throw new RangeError(`kernels: no table "${options.isa}" on this machine, available: ${nativeTables().join(', ') || 'none'}`);
+    throw new RangeError(
+      `kernels: no table "${options.isa}" on this machine, available: ${nativeTables().join(', ') || 'none'}`,
+    );
   }
   table.setThreads(options.threads);
   const useKv = (kv: KvLayer): void =>
@@ -72,12 +132,23 @@ export function createNativeKernels(options: { readonly isa: string; readonly th
     allocate: (bytes) => table.allocate(bytes),
     release: (buffer) => table.release(buffer),
     pack: (m, firstRow, source, type, rowMap) =>
-      table.pack(dtypeIndex(m), m.rows, m.cols, m.data, firstRow, source, SOURCE_TYPES.indexOf(type), rowMap, rowMap.length),
+      table.pack(
+        dtypeIndex(m),
+        m.rows,
+        m.cols,
+        m.data,
+        firstRow,
+        source,
+        SOURCE_TYPES.indexOf(type),
+        rowMap,
+        rowMap.length,
+      ),
     gatherRows: (out, outStride, m, ids, count) =>
       table.gatherRows(out, outStride, dtypeIndex(m), m.rows, m.cols, m.data, ids, count),
     matmul: (out, x, w, n, residual) => table.matmul(out, x, dtypeIndex(w), w.rows, w.cols, w.data, n, residual),
     rmsNorm: (out, x, weight, n, cols, eps) => table.rmsNorm(out, x, weight, n, cols, eps),
-    rope: (x, stride, n, heads, headDim, positions, cos, sin) => table.rope(x, stride, n, heads, headDim, positions, cos, sin),
+    rope: (x, stride, n, heads, headDim, positions, cos, sin) =>
+      table.rope(x, stride, n, heads, headDim, positions, cos, sin),
     storeKv: (kv, qkv, stride, keyOffset, valueOffset, layout) => {
       use(kv, layout);
       table.storeKv(qkv, stride, keyOffset, valueOffset);

@@ -39,7 +39,7 @@ export class Arena {
 
   /** Takes back everything allocated since `mark` except `tensor`, which stays where it is and now belongs to the mark's slot. */
   keep(mark: number, tensor: Tensor): Tensor {
-    const at = this.#slots.findIndex((slot) => slot === tensor);
+    const at = this.#slots.indexOf(tensor as Slot);
     if (at < mark) throw new RangeError('keep: the tensor was not allocated after the mark');
     const moved = this.#slots[at]!;
     this.#slots[at] = this.#slots[mark]!;

@@ -33,7 +33,14 @@ export interface Ops {
    * Causal attention of fused rows qkv [n, (heads + 2·kvHeads)·headDim] over the cache, which gets the rows' own keys and values first:
    * rotates q and k to `positions`, stores k and v, attends → [n, heads·headDim]. Consumes qkv.
    */
-  attention(qkv: Tensor, shape: HeadShape, positions: Int32Array, rotary: RotaryTables, kv: KvLayer, layout: AttentionLayout): Tensor;
+  attention(
+    qkv: Tensor,
+    shape: HeadShape,
+    positions: Int32Array,
+    rotary: RotaryTables,
+    kv: KvLayer,
+    layout: AttentionLayout,
+  ): Tensor;
   /** silu(gate) · up of rows [gate | up]. */
   swiglu(gateUp: Tensor): Tensor;
   mark(): number;
@@ -86,7 +93,14 @@ export class EagerOps implements Ops {
     return out;
   }
 
-  attention(qkv: Tensor, shape: HeadShape, positions: Int32Array, rotary: RotaryTables, kv: KvLayer, layout: AttentionLayout): Tensor {
+  attention(
+    qkv: Tensor,
+    shape: HeadShape,
+    positions: Int32Array,
+    rotary: RotaryTables,
+    kv: KvLayer,
+    layout: AttentionLayout,
+  ): Tensor {
     const { heads, kvHeads, headDim } = shape;
     const out = this.arena.allocate(qkv.rows, heads * headDim);
     this.kernels.rope(qkv.data, qkv.cols, qkv.rows, heads + kvHeads, headDim, positions, rotary.cos, rotary.sin);

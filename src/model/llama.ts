@@ -1,0 +1,98 @@
+/** Llama: token embedding, pre-norm decoder layers with grouped-query attention and SwiGLU, final norm, LM head. */
+import type { Kernels, KvDtype, PackedMatrix } from '../kernels/kernels.ts';
+import { EagerOps, type RotaryTables } from '../tensor/ops.ts';
+import type { TensorSource } from '../tensor/source.ts';
+import type { ModelConfig } from './config.ts';
+import type { ForwardBatch } from './forward-batch.ts';
+import { KvCache } from './kv-cache.ts';
+import { decoderLayer, type LayerWeights, loadLayer } from './layers.ts';
+import { rotaryTables } from './rope.ts';
+import type { ForwardOutput, TargetModel } from './target.ts';
+import { type ModelDtype, WeightLoader } from './weights.ts';
+
+export interface LoadOptions {
+  readonly dtype: ModelDtype;
+  /** KV cache; by default f32 for f32 weights, else f16. */
+  readonly kvDtype?: KvDtype;
+  readonly onBytes?: (bytes: number) => void;
+}
+
+export function loadLlama(
+  kernels: Kernels,
+  config: ModelConfig,
+  source: TensorSource,
+  options: LoadOptions,
+): TargetModel {
+  return new Llama(kernels, config, source, options);
+}
+
+class Llama implements TargetModel {
+  readonly config: ModelConfig;
+  readonly kernels: Kernels;
+  readonly embedding: PackedMatrix;
+  readonly lmHead: PackedMatrix;
+  readonly #loader: WeightLoader;
+  readonly #layers: readonly LayerWeights[];
+  readonly #finalNorm: Float32Array;
+  readonly #rotary: RotaryTables;
+  readonly #kvDtype: KvDtype;
+  readonly #ops: EagerOps;
+
+  constructor(kernels: Kernels, config: ModelConfig, source: TensorSource, options: LoadOptions) {
+    this.config = config;
+    this.kernels = kernels;
+    this.#ops = new EagerOps(kernels);
+    const { hiddenSize: d, vocabSize } = config;
+    const loader = new WeightLoader(kernels, source, options.dtype, options.onBytes);
+    this.#loader = loader;
+    try {
+      this.embedding = loader.matrix([{ name: 'model.embed_tokens.weight', rows: vocabSize }], d);
+      this.lmHead = config.tiedEmbeddings
+        ? this.embedding
+        : loader.matrix([{ name: 'lm_head.weight', rows: vocabSize }], d);
+      this.#layers = Array.from({ length: config.layers }, (_, i) =>
+        loadLayer(loader, `model.layers.${i}.`, config, { rotaryLayout: config.rotaryLayout, inputNorm: true }),
+      );
+      this.#finalNorm = loader.vector('model.norm.weight', d);
+    } catch (error) {
+      loader[Symbol.dispose]();
+      throw error;
+    }
+    this.#rotary = rotaryTables(config.contextLength, config.headDim, config.ropeTheta);
+    this.#kvDtype = options.kvDtype ?? (this.embedding.dtype === 'f32' ? 'f32' : 'f16');
+  }
+
+  get weightBytes(): number {
+    return this.#loader.bytes;
+  }
+
+  createCache(sequences: number, capacity: number): KvCache {
+    return new KvCache(this.kernels, { ...this.config, sequences, capacity, dtype: this.#kvDtype });
+  }
+
+  forward(batch: ForwardBatch, cache: KvCache): ForwardOutput {
+    const ops = this.#ops;
+    const { config } = this;
+    ops.release(0);
+    const context = {
+      shape: config,
+      eps: config.rmsNormEps,
+      positions: batch.positions,
+      rotary: this.#rotary,
+      layout: batch.layout,
+    };
+    const start = ops.mark();
+    let x = ops.gather(this.embedding, batch.tokens, batch.rows);
+    for (let i = 0; i < this.#layers.length; i++) {
+      x = ops.keep(start, decoderLayer(ops, this.#layers[i]!, x, cache.layers[i]!, context));
+    }
+    const features = ops.rmsNorm(x, this.#finalNorm, config.rmsNormEps);
+    const wanted =
+      batch.logitCount === batch.rows ? features : ops.selectRows(features, batch.logitRows, batch.logitCount);
+    return { features, logits: ops.linear(wanted, this.lmHead) };
+  }
+
+  [Symbol.dispose](): void {
+    this.#loader[Symbol.dispose]();
+  }
+}
