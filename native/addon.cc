@@ -105,7 +105,7 @@ struct Arguments {
     kv.half = integer() != 0;
     kv.kvHeads = integer();
     kv.headDim = integer();
-    kv.slots = 0;
+    kv.slots = integer();
     kv.keys = data<void>();
     kv.values = data<void>();
     return kv;

@@ -15,7 +15,12 @@ const shell = process.platform === 'win32';
 let result = spawnSync('node-gyp', args, { cwd: root, stdio: ['ignore', 'pipe', 'pipe'], shell, encoding: 'utf8' });
 if (result.error) {
   // Run outside an npm script: npm puts its node-gyp on PATH only there.
-  result = spawnSync('npm', ['exec', '--offline', '--', 'node-gyp', ...args], { cwd: root, stdio: ['ignore', 'pipe', 'pipe'], shell: true, encoding: 'utf8' });
+  result = spawnSync('npm', ['exec', '--offline', '--', 'node-gyp', ...args], {
+    cwd: root,
+    stdio: ['ignore', 'pipe', 'pipe'],
+    shell: true,
+    encoding: 'utf8',
+  });
 }
 if (result.status !== 0) {
   process.stderr.write(`${result.stdout ?? ''}${result.stderr ?? ''}`);

@@ -52,33 +52,55 @@ export class ForwardBatch {
    */
   append(sequence: KvSequence, token: number, parent: number, wantLogits: boolean): number {
     const { layout } = this;
-    const { base, prefix, slots, extrasStart, extras } = layout;
+    const { base, prefix, extrasStart, extras } = layout;
     const row = layout.rows;
     if (row >= this.maxRows) throw new RangeError(`forward: at most ${this.maxRows} rows`);
     if (parent !== COMMITTED && (parent < 0 || parent >= row || base[parent] !== sequence.base)) {
       throw new RangeError(`forward: row ${row}'s parent must be an earlier row of its sequence, got ${parent}`);
     }
-    const slot = sequence.append();
     const inherited = parent === COMMITTED ? sequence.length : prefix[parent]!;
     const from = parent === COMMITTED ? 0 : extrasStart[parent]!;
     const ancestors = parent === COMMITTED ? 0 : extrasStart[parent + 1]! - from;
+    return this.#add(sequence, token, inherited, extras, from, ancestors, wantLogits);
+  }
+
+  /**
+   * Adds a row whose ancestors were rows of earlier forwards, not yet committed: a head grows its tree one level per forward.
+   * @param ancestors slots of the ancestors, first `count` entries, nearest to the root first.
+   */
+  appendAfter(sequence: KvSequence, token: number, ancestors: Int32Array, count: number, wantLogits: boolean): number {
+    if (this.layout.rows >= this.maxRows) throw new RangeError(`forward: at most ${this.maxRows} rows`);
+    return this.#add(sequence, token, sequence.length, ancestors, 0, count, wantLogits);
+  }
+
+  #add(
+    sequence: KvSequence,
+    token: number,
+    inherited: number,
+    ancestors: Int32Array,
+    from: number,
+    count: number,
+    wantLogits: boolean,
+  ): number {
+    const { base, prefix, slots, extrasStart, extras } = this.layout;
+    const row = this.layout.rows;
+    if (this.#extras + count + 1 > extras.length) throw new RangeError(`forward: more than ${extras.length} tree ancestors`);
+    const slot = sequence.append();
     this.tokens[row] = token;
-    this.positions[row] = inherited + ancestors;
+    this.positions[row] = inherited + count;
     base[row] = sequence.base;
     slots[row] = slot;
     extrasStart[row] = this.#extras;
-    if (ancestors === 0 && slot === sequence.base + inherited) {
+    if (count === 0 && slot === sequence.base + inherited) {
       prefix[row] = inherited + 1; // still a path: it lies where the prefix ends
     } else {
       prefix[row] = inherited;
-      if (this.#extras + ancestors + 1 > extras.length)
-        throw new RangeError(`forward: more than ${extras.length} tree ancestors`);
-      for (let i = 0; i < ancestors; i++) extras[this.#extras++] = extras[from + i]!;
+      for (let i = 0; i < count; i++) extras[this.#extras++] = ancestors[from + i]!;
       extras[this.#extras++] = slot;
     }
     extrasStart[row + 1] = this.#extras;
     if (wantLogits) this.logitRows[this.logitCount++] = row;
-    layout.rows = row + 1;
+    this.layout.rows = row + 1;
     return row;
   }
 }

@@ -1,0 +1,137 @@
+/**
+ * The EAGLE-1/2 head (arXiv:2401.15077 §3, published layout): x = fc([embedding of the token one ahead | feature]), one decoder layer
+ * without input norm; its output is the predicted next feature, and the target's frozen LM head reads it.
+ */
+import { CheckpointError } from '../errors.ts';
+import { type PackedMatrix, packedBytes, type WeightDtype } from '../kernels/kernels.ts';
+import type { ForwardBatch } from '../model/forward-batch.ts';
+import { KvCache } from '../model/kv-cache.ts';
+import { decoderLayer, type LayerWeights, loadLayer } from '../model/layers.ts';
+import { rotaryTables } from '../model/rope.ts';
+import type { TargetModel } from '../model/target.ts';
+import { WeightLoader } from '../model/weights.ts';
+import { EagerOps, type RotaryTables } from '../tensor/ops.ts';
+import type { TensorSource } from '../tensor/source.ts';
+import type { Tensor } from '../tensor/tensor.ts';
+import type { HeadConfig } from './head-config.ts';
+
+export interface HeadOptions {
+  /** Of the head and its cut LM head: it never changes the text, only how often guesses are right. */
+  readonly dtype: WeightDtype;
+}
+
+export class EagleHead implements Disposable {
+  readonly config: HeadConfig;
+  readonly #target: TargetModel;
+  readonly #loader: WeightLoader;
+  readonly #fc: PackedMatrix; // [d, 2d]
+  readonly #fcBias: Float32Array | undefined; // [d]
+  readonly #layer: LayerWeights;
+  readonly #lmHead: PackedMatrix; // [Vd, d]
+  readonly #ownLmHead: ArrayBuffer | undefined;
+  readonly #rotary: RotaryTables;
+  readonly #ops: EagerOps;
+  /** Target id of a draft id; undefined where the vocabularies are the same. */
+  readonly targetIds: Int32Array | undefined; // [Vd]
+
+  constructor(target: TargetModel, config: HeadConfig, source: TensorSource, options: HeadOptions) {
+    const { kernels } = target;
+    const d = config.hiddenSize;
+    if (d !== target.config.hiddenSize) {
+      throw new CheckpointError(source.path, 'hidden_size', `must be the target's ${target.config.hiddenSize}, got ${d}`);
+    }
+    if (config.vocabSize !== target.config.vocabSize) {
+      throw new CheckpointError(source.path, 'vocab_size', `must be the target's ${target.config.vocabSize}, got ${config.vocabSize}`);
+    }
+    this.config = config;
+    this.#target = target;
+    this.#ops = new EagerOps(kernels);
+    this.targetIds = readTargetIds(source, config);
+    const loader = new WeightLoader(kernels, source, options.dtype);
+    this.#loader = loader;
+    try {
+      this.#fc = loader.matrix([{ name: 'fc.weight', rows: d }], 2 * d);
+      this.#fcBias = loader.has('fc.bias') ? loader.vector('fc.bias', d) : undefined;
+      this.#layer = loadLayer(loader, 'layers.0.', config, { rotaryLayout: 'half', inputNorm: false });
+    } catch (error) {
+      loader[Symbol.dispose]();
+      throw error;
+    }
+    if (this.targetIds === undefined) {
+      this.#lmHead = target.lmHead;
+    } else {
+      const rows = this.targetIds.length;
+      this.#ownLmHead = kernels.allocate(packedBytes(options.dtype, rows, d));
+      this.#lmHead = { dtype: options.dtype, rows, cols: d, data: new Uint8Array(this.#ownLmHead) };
+      selectMatrixRows(target, this.#lmHead, this.targetIds);
+    }
+    this.#rotary = rotaryTables(target.config.contextLength, config.headDim, config.ropeTheta);
+  }
+
+  createCache(capacity: number): KvCache {
+    const dtype = this.#fc.dtype === 'f32' ? 'f32' : 'f16';
+    return new KvCache(this.#target.kernels, { ...this.config, layers: 1, sequences: 1, capacity, dtype });
+  }
+
+  /** features [rows, d] beside the batch's tokens (each one ahead of its feature) → predicted features [rows, d]; valid until the next call. */
+  forward(batch: ForwardBatch, features: Tensor, cache: KvCache): Tensor {
+    const ops = this.#ops;
+    ops.release(0);
+    const embedded = ops.gather(this.#target.embedding, batch.tokens, batch.rows);
+    const x = ops.linear(ops.concat(embedded, features), this.#fc, undefined, this.#fcBias);
+    return decoderLayer(ops, this.#layer, x, cache.layers[0]!, {
+      shape: this.config,
+      eps: this.config.rmsNormEps,
+      positions: batch.positions,
+      rotary: this.#rotary,
+      layout: batch.layout,
+    });
+  }
+
+  /** Logits over the draft vocabulary of the batch's wanted rows: [batch.logitCount, Vd]. */
+  logits(batch: ForwardBatch, predicted: Tensor): Tensor {
+    const wanted = this.#ops.selectRows(predicted, batch.logitRows, batch.logitCount);
+    return this.#ops.linear(wanted, this.#lmHead);
+  }
+
+  [Symbol.dispose](): void {
+    this.#loader[Symbol.dispose]();
+    if (this.#ownLmHead !== undefined) this.#target.kernels.release(this.#ownLmHead);
+  }
+}
+
+/** `d2t` holds offsets: target id = draft id + d2t[draft id], ascending (EAGLE-3's convention). */
+function readTargetIds(source: TensorSource, config: HeadConfig): Int32Array | undefined {
+  const entry = source.entries.get('d2t');
+  if (entry === undefined) {
+    if (config.draftVocabSize === config.vocabSize) return undefined;
+    throw new CheckpointError(source.path, 'd2t', `must be present: the draft vocabulary has ${config.draftVocabSize} tokens`);
+  }
+  if (entry.type !== 'I64' || entry.shape.length !== 1 || entry.shape[0] !== config.draftVocabSize) {
+    throw new CheckpointError(source.path, 'd2t', `expected I64 [${config.draftVocabSize}], got ${entry.type} [${entry.shape}]`);
+  }
+  const bytes = source.read('d2t');
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const ids = new Int32Array(config.draftVocabSize);
+  let last = -1;
+  for (let draft = 0; draft < ids.length; draft++) {
+    const target = BigInt(draft) + view.getBigInt64(draft * 8, true);
+    if (target <= BigInt(last) || target >= BigInt(config.vocabSize)) {
+      throw new CheckpointError(source.path, `d2t[${draft}]`, `target ids must ascend below ${config.vocabSize}, got ${target} after ${last}`);
+    }
+    last = Number(target);
+    ids[draft] = last;
+  }
+  return ids;
+}
+
+function selectMatrixRows(target: TargetModel, to: PackedMatrix, ids: Int32Array): void {
+  const rowsAtOnce = 256; // bounds the f32 copy to a few hundred kB
+  const rows = new Float32Array(rowsAtOnce * to.cols);
+  const identity = Int32Array.from({ length: rowsAtOnce }, (_, i) => i);
+  for (let first = 0; first < ids.length; first += rowsAtOnce) {
+    const part = ids.subarray(first, first + rowsAtOnce);
+    target.kernels.gatherRows(rows, to.cols, target.lmHead, part, part.length);
+    target.kernels.pack(to, first, new Uint8Array(rows.buffer), 'F32', identity.subarray(0, part.length));
+  }
+}
