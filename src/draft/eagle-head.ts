@@ -38,10 +38,18 @@ export class EagleHead implements Disposable {
     const { kernels } = target;
     const d = config.hiddenSize;
     if (d !== target.config.hiddenSize) {
-      throw new CheckpointError(source.path, 'hidden_size', `must be the target's ${target.config.hiddenSize}, got ${d}`);
+      throw new CheckpointError(
+        source.path,
+        'hidden_size',
+        `must be the target's ${target.config.hiddenSize}, got ${d}`,
+      );
     }
     if (config.vocabSize !== target.config.vocabSize) {
-      throw new CheckpointError(source.path, 'vocab_size', `must be the target's ${target.config.vocabSize}, got ${config.vocabSize}`);
+      throw new CheckpointError(
+        source.path,
+        'vocab_size',
+        `must be the target's ${target.config.vocabSize}, got ${config.vocabSize}`,
+      );
     }
     this.config = config;
     this.#target = target;
@@ -105,10 +113,18 @@ function readTargetIds(source: TensorSource, config: HeadConfig): Int32Array | u
   const entry = source.entries.get('d2t');
   if (entry === undefined) {
     if (config.draftVocabSize === config.vocabSize) return undefined;
-    throw new CheckpointError(source.path, 'd2t', `must be present: the draft vocabulary has ${config.draftVocabSize} tokens`);
+    throw new CheckpointError(
+      source.path,
+      'd2t',
+      `must be present: the draft vocabulary has ${config.draftVocabSize} tokens`,
+    );
   }
   if (entry.type !== 'I64' || entry.shape.length !== 1 || entry.shape[0] !== config.draftVocabSize) {
-    throw new CheckpointError(source.path, 'd2t', `expected I64 [${config.draftVocabSize}], got ${entry.type} [${entry.shape}]`);
+    throw new CheckpointError(
+      source.path,
+      'd2t',
+      `expected I64 [${config.draftVocabSize}], got ${entry.type} [${entry.shape}]`,
+    );
   }
   const bytes = source.read('d2t');
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -117,7 +133,11 @@ function readTargetIds(source: TensorSource, config: HeadConfig): Int32Array | u
   for (let draft = 0; draft < ids.length; draft++) {
     const target = BigInt(draft) + view.getBigInt64(draft * 8, true);
     if (target <= BigInt(last) || target >= BigInt(config.vocabSize)) {
-      throw new CheckpointError(source.path, `d2t[${draft}]`, `target ids must ascend below ${config.vocabSize}, got ${target} after ${last}`);
+      throw new CheckpointError(
+        source.path,
+        `d2t[${draft}]`,
+        `target ids must ascend below ${config.vocabSize}, got ${target} after ${last}`,
+      );
     }
     last = Number(target);
     ids[draft] = last;

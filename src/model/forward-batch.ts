@@ -84,7 +84,8 @@ export class ForwardBatch {
   ): number {
     const { base, prefix, slots, extrasStart, extras } = this.layout;
     const row = this.layout.rows;
-    if (this.#extras + count + 1 > extras.length) throw new RangeError(`forward: more than ${extras.length} tree ancestors`);
+    if (this.#extras + count + 1 > extras.length)
+      throw new RangeError(`forward: more than ${extras.length} tree ancestors`);
     const slot = sequence.append();
     this.tokens[row] = token;
     this.positions[row] = inherited + count;
