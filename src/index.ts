@@ -1,0 +1,15 @@
+export type { FetchProgress } from './checkpoint/hub.ts';
+export type { SamplingOptions } from './decode/sampler.ts';
+export type { GenerationStats } from './decode/stats.ts';
+export {
+  DRAFTERS,
+  type DrafterName,
+  type Engine,
+  type EngineOptions,
+  loadEngine,
+  type TextChunk,
+  type TextOptions,
+  type TextResult,
+} from './engine.ts';
+export { CheckpointError, DisposedError, ModelNotFoundError, RequestError } from './errors.ts';
+export type { ChatMessage } from './tokenizer/chat-template.ts';
