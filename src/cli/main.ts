@@ -1,0 +1,22 @@
+/** The command line: one file and one line per command. */
+import { Command } from 'commander';
+import { register as bench } from './bench.ts';
+import { register as chat } from './chat.ts';
+import { register as generate } from './generate.ts';
+import { register as pull } from './pull.ts';
+import { register as verify } from './verify.ts';
+
+const COMMANDS = [chat, generate, pull, verify, bench] as const;
+
+export async function main(argv: readonly string[]): Promise<void> {
+  const program = new Command('eaglet')
+    .description('EAGLE speculative decoding: the same text, sooner')
+    .showSuggestionAfterError();
+  for (const register of COMMANDS) register(program);
+  try {
+    await program.parseAsync(argv);
+  } catch (error) {
+    process.stderr.write(`eaglet: ${error instanceof Error ? error.message : String(error)}\n`);
+    process.exitCode = 1;
+  }
+}
