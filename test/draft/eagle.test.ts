@@ -52,8 +52,12 @@ describe.each([
     }
     const output = target.forward(batch, cache);
     // Tolerances: the goldens' README, section 7.
-    expect(largestDifference(floats(stored.read(`seq${index}.target.features`)), output.features.data, n * 64)).toBeLessThan(5e-5);
-    expect(largestDifference(floats(stored.read(`seq${index}.target.logits`)), output.logits.data, n * 512)).toBeLessThan(1e-4);
+    expect(
+      largestDifference(floats(stored.read(`seq${index}.target.features`)), output.features.data, n * 64),
+    ).toBeLessThan(5e-5);
+    expect(
+      largestDifference(floats(stored.read(`seq${index}.target.logits`)), output.logits.data, n * 512),
+    ).toBeLessThan(1e-4);
 
     const features = { data: output.features.data.slice(), rows: n - 1, cols: 64 };
     using headCache = head.createCache(64);
@@ -62,9 +66,13 @@ describe.each([
       parent = headBatch.append(headCache.sequences[0]!, Number(view.getBigInt64((i + 1) * 8, true)), parent, true);
     }
     const predicted = head.forward(headBatch, features, headCache);
-    expect(largestDifference(floats(stored.read(`seq${index}.${prefix}.out`)), predicted.data, (n - 1) * 64)).toBeLessThan(5e-5);
+    expect(
+      largestDifference(floats(stored.read(`seq${index}.${prefix}.out`)), predicted.data, (n - 1) * 64),
+    ).toBeLessThan(5e-5);
     const logits = head.logits(headBatch, predicted);
-    expect(largestDifference(floats(stored.read(`seq${index}.${prefix}.logits`)), logits.data, (n - 1) * 512)).toBeLessThan(1e-4);
+    expect(
+      largestDifference(floats(stored.read(`seq${index}.${prefix}.logits`)), logits.data, (n - 1) * 512),
+    ).toBeLessThan(1e-4);
   });
 });
 
@@ -86,36 +94,44 @@ describe('static tree', () => {
     expect([...staticShape().parents]).toEqual(record.tree.parents);
   });
 
-  it.each(record.prompts.map((p, i) => [i, p] as const))("proposes, accepts and emits what the authors' code does, prompt %i", (_, entry) => {
-    using drafter = new EagleDrafter(target, openHead('eagle1-head'), staticShape(), 256);
-    using cache = target.createCache(1, 256);
-    const trees: number[][] = [];
-    const propose = drafter.propose.bind(drafter);
-    drafter.propose = (root, maxDepth) => {
-      const tree = propose(root, maxDepth);
-      trees.push([...tree.tokens.subarray(0, tree.size)]);
-      return tree;
-    };
-    const emitted: number[] = [];
-    const accepted: number[] = [];
-    const total = entry.rounds.reduce((sum, round) => sum + round.emitted_tokens.length, 0);
-    // Room to spare behind the last recorded round, so that no limit trims a tree.
-    for (const event of generate(target, drafter, cache, entry.prompt, { maxTokens: total + 16 })) {
-      if (event.type !== 'round') continue;
-      emitted.push(...event.tokens);
-      if (event.treeSize > 0) accepted.push(event.drafted);
-    }
-    expect(trees.slice(0, entry.rounds.length)).toEqual(entry.rounds.map((round) => round.tree_tokens));
-    expect(accepted.slice(0, entry.rounds.length)).toEqual(entry.rounds.map((round) => round.emitted_tokens.length - 1));
-    expect(emitted.slice(0, total)).toEqual(entry.rounds.flatMap((round) => round.emitted_tokens));
-  });
+  it.each(record.prompts.map((p, i) => [i, p] as const))(
+    "proposes, accepts and emits what the authors' code does, prompt %i",
+    (_, entry) => {
+      using drafter = new EagleDrafter(target, openHead('eagle1-head'), staticShape(), 256);
+      using cache = target.createCache(1, 256);
+      const trees: number[][] = [];
+      const propose = drafter.propose.bind(drafter);
+      drafter.propose = (root, maxDepth) => {
+        const tree = propose(root, maxDepth);
+        trees.push([...tree.tokens.subarray(0, tree.size)]);
+        return tree;
+      };
+      const emitted: number[] = [];
+      const accepted: number[] = [];
+      const total = entry.rounds.reduce((sum, round) => sum + round.emitted_tokens.length, 0);
+      // Room to spare behind the last recorded round, so that no limit trims a tree.
+      for (const event of generate(target, drafter, cache, entry.prompt, { maxTokens: total + 16 })) {
+        if (event.type !== 'round') continue;
+        emitted.push(...event.tokens);
+        if (event.treeSize > 0) accepted.push(event.drafted);
+      }
+      expect(trees.slice(0, entry.rounds.length)).toEqual(entry.rounds.map((round) => round.tree_tokens));
+      expect(accepted.slice(0, entry.rounds.length)).toEqual(
+        entry.rounds.map((round) => round.emitted_tokens.length - 1),
+      );
+      expect(emitted.slice(0, total)).toEqual(entry.rounds.flatMap((round) => round.emitted_tokens));
+    },
+  );
 
-  it.each(record.prompts.map((p, i) => [i, p] as const))('leaves plain greedy decoding unchanged, prompt %i', (_, entry) => {
-    using cache = target.createCache(1, 256);
-    const emitted: number[] = [];
-    for (const event of generate(target, new NoDrafter(), cache, entry.prompt, { maxTokens: 64 })) {
-      if (event.type === 'round') emitted.push(...event.tokens);
-    }
-    expect(emitted).toEqual(entry.plain_greedy.slice(0, 64));
-  });
+  it.each(record.prompts.map((p, i) => [i, p] as const))(
+    'leaves plain greedy decoding unchanged, prompt %i',
+    (_, entry) => {
+      using cache = target.createCache(1, 256);
+      const emitted: number[] = [];
+      for (const event of generate(target, new NoDrafter(), cache, entry.prompt, { maxTokens: 64 })) {
+        if (event.type === 'round') emitted.push(...event.tokens);
+      }
+      expect(emitted).toEqual(entry.plain_greedy.slice(0, 64));
+    },
+  );
 });
