@@ -1,6 +1,8 @@
 /**
- * Argument checks in front of every table: the native side trusts what passes here. Cheap on purpose (sizes and row indices, never
- * elements), because they stay on in production.
+ * Argument checks in front of every table: the native side trusts what passes here. They stay on in production, so they look at sizes
+ * and row indices, never at elements, and allocate nothing unless they throw.
+ *
+ * Arrays may be longer than needed: callers pass views of arenas.
  */
 import {
   type AttentionLayout,
@@ -10,183 +12,296 @@ import {
   type KvLayer,
   type PackedMatrix,
   packedBytes,
+  type SourceType,
   sourceRowBytes,
+  WEIGHT_DTYPES,
 } from './kernels.ts';
 
-function fail(place: string, rule: string): never {
-  throw new RangeError(`${place}: ${rule}`);
+/** Sizes and counts are int32 on the native side. */
+const LARGEST_COUNT = 2 ** 31 - 1;
+
+interface Sized {
+  readonly length: number;
 }
 
-function count(place: string, name: string, value: number): void {
-  if (!Number.isInteger(value) || value < 0) fail(place, `${name} must be a whole number of at least 0, got ${value}`);
-}
-
-function atLeast(place: string, name: string, array: { readonly length: number }, length: number): void {
-  if (array.length < length) fail(place, `${name} needs ${length} elements, got ${array.length}`);
-}
-
-function matrix(place: string, m: PackedMatrix): void {
-  const bytes = packedBytes(m.dtype, m.rows, m.cols);
-  if (m.data.length < bytes)
-    fail(place, `weight [${m.rows}, ${m.cols}] ${m.dtype} needs ${bytes} bytes, got ${m.data.length}`);
-}
-
-function indices(place: string, name: string, values: Int32Array, length: number, limit: number): void {
-  atLeast(place, name, values, length);
-  for (let i = 0; i < length; i++) {
-    const value = values[i]!;
-    if (value < 0 || value >= limit) fail(place, `${name}[${i}] must be in 0..${limit - 1}, got ${value}`);
-  }
-}
-
-function kvLayer(place: string, kv: KvLayer): void {
-  if (kv.slots % KV_TILE !== 0) fail(place, `slots must be a multiple of ${KV_TILE}, got ${kv.slots}`);
-  const elements = kv.slots * kv.kvHeads * kv.headDim;
-  atLeast(place, 'keys', kv.keys, elements);
-  atLeast(place, 'values', kv.values, elements);
-  const half = kv.dtype === 'f16';
-  if (kv.keys instanceof Uint16Array !== half || kv.values instanceof Uint16Array !== half) {
-    fail(place, `a ${kv.dtype} cache needs ${half ? 'Uint16Array' : 'Float32Array'} keys and values`);
-  }
-}
-
-function attentionLayout(place: string, layout: AttentionLayout, kv: KvLayer): void {
-  const { rows, base, prefix, slots, extrasStart, extras } = layout;
-  count(place, 'rows', rows);
-  atLeast(place, 'base', base, rows);
-  atLeast(place, 'prefix', prefix, rows);
-  atLeast(place, 'extrasStart', extrasStart, rows + 1);
-  indices(place, 'slots', slots, rows, kv.slots);
-  for (let row = 0; row < rows; row++) {
-    const start = base[row]!;
-    const length = prefix[row]!;
-    const extra = extrasStart[row + 1]! - extrasStart[row]!;
-    if (start < 0 || start % KV_TILE !== 0) fail(place, `base[${row}] must be a multiple of ${KV_TILE}, got ${start}`);
-    if (length < 0 || start + length > kv.slots) {
-      fail(place, `row ${row} looks at slots ${start}..${start + length - 1} of a cache of ${kv.slots}`);
-    }
-    if (extra < 0)
-      fail(place, `extrasStart must ascend, got ${extrasStart[row]} then ${extrasStart[row + 1]} at row ${row}`);
-    if (length + extra < 1) fail(place, `row ${row} has nothing to attend to`);
-  }
-  if (rows > 0 && extrasStart[0]! < 0) fail(place, `extrasStart[0] must be at least 0, got ${extrasStart[0]}`);
-  indices(place, 'extras', extras, rows > 0 ? extrasStart[rows]! : 0, kv.slots);
-}
-
-/** The same kernels behind checks; throws RangeError naming place, rule and what was got. */
+/** The same kernels behind checks; a bad argument throws a RangeError or TypeError naming place, rule and what was got. */
 export function checked(kernels: Kernels): Kernels {
   return {
     isa: kernels.isa,
     threads: kernels.threads,
     allocate(bytes) {
-      count('allocate', 'bytes', bytes);
+      checkBytes('allocate', bytes);
       return kernels.allocate(bytes);
     },
     release: (buffer) => kernels.release(buffer),
-    pack(m, firstRow, source, type, rowMap) {
-      matrix('pack', m);
-      count('pack', 'firstRow', firstRow);
-      if (firstRow + rowMap.length > m.rows)
-        fail('pack', `rows ${firstRow}..${firstRow + rowMap.length - 1} of a matrix of ${m.rows}`);
-      if (type.startsWith('Q') && m.cols % BLOCK !== 0)
-        fail('pack', `${type} needs columns in blocks of ${BLOCK}, got ${m.cols}`);
-      indices('pack', 'rowMap', rowMap, rowMap.length, Math.floor(source.length / sourceRowBytes(type, m.cols)));
-      kernels.pack(m, firstRow, source, type, rowMap);
+    pack(matrix, firstRow, source, type, rowMap) {
+      checkPack(matrix, firstRow, source, type, rowMap);
+      kernels.pack(matrix, firstRow, source, type, rowMap);
     },
-    gatherRows(out, outStride, m, ids, n) {
-      matrix('gatherRows', m);
-      count('gatherRows', 'count', n);
-      if (outStride < m.cols) fail('gatherRows', `outStride must be at least ${m.cols}, got ${outStride}`);
-      atLeast('gatherRows', 'out', out, n === 0 ? 0 : (n - 1) * outStride + m.cols);
-      indices('gatherRows', 'ids', ids, n, m.rows);
-      kernels.gatherRows(out, outStride, m, ids, n);
+    gatherRows(out, outStride, matrix, ids, count) {
+      checkGatherRows(out, outStride, matrix, ids, count);
+      kernels.gatherRows(out, outStride, matrix, ids, count);
     },
-    matmul(out, x, w, n, residual) {
-      matrix('matmul', w);
-      count('matmul', 'n', n);
-      if (x.length < n * w.cols)
-        fail('matmul', `inner sizes differ, got x of ${x.length} floats for ${n} rows, w [${w.rows}, ${w.cols}]`);
-      atLeast('matmul', 'out', out, n * w.rows);
-      if (residual !== null) atLeast('matmul', 'residual', residual, n * w.rows);
-      kernels.matmul(out, x, w, n, residual);
+    matmul(out, x, weight, n, residual) {
+      checkMatmul(out, x, weight, n, residual);
+      kernels.matmul(out, x, weight, n, residual);
     },
     rmsNorm(out, x, weight, n, cols, eps) {
-      count('rmsNorm', 'n', n);
-      atLeast('rmsNorm', 'x', x, n * cols);
-      atLeast('rmsNorm', 'out', out, n * cols);
+      checkRows('rmsNorm', out, cols, x, cols, n);
       atLeast('rmsNorm', 'weight', weight, cols);
       kernels.rmsNorm(out, x, weight, n, cols, eps);
     },
     rope(x, stride, n, heads, headDim, positions, cos, sin) {
-      count('rope', 'n', n);
-      if (headDim % 2 !== 0) fail('rope', `headDim must be even, got ${headDim}`);
-      if (heads * headDim > stride) fail('rope', `${heads} heads of ${headDim} do not fit rows of ${stride}`);
-      atLeast('rope', 'x', x, n * stride);
-      atLeast('rope', 'sin', sin, cos.length);
-      indices('rope', 'positions', positions, n, Math.floor((2 * cos.length) / headDim));
+      checkRope(x, stride, n, heads, headDim, positions, cos, sin);
       kernels.rope(x, stride, n, heads, headDim, positions, cos, sin);
     },
     storeKv(kv, qkv, stride, keyOffset, valueOffset, layout) {
-      kvLayer('storeKv', kv);
-      attentionLayout('storeKv', layout, kv);
-      const width = kv.kvHeads * kv.headDim;
-      if (Math.max(keyOffset, valueOffset) + width > stride)
-        fail('storeKv', `keys or values reach past rows of ${stride}`);
-      atLeast('storeKv', 'qkv', qkv, layout.rows * stride);
+      checkStoreKv(kv, qkv, stride, keyOffset, valueOffset, layout);
       kernels.storeKv(kv, qkv, stride, keyOffset, valueOffset, layout);
     },
     attention(out, qkv, stride, heads, kv, layout) {
-      kvLayer('attention', kv);
-      attentionLayout('attention', layout, kv);
-      if (heads % kv.kvHeads !== 0)
-        fail('attention', `heads must be a multiple of kvHeads, got ${heads} and ${kv.kvHeads}`);
-      if (heads * kv.headDim > stride)
-        fail('attention', `${heads} heads of ${kv.headDim} do not fit rows of ${stride}`);
-      atLeast('attention', 'qkv', qkv, layout.rows * stride);
-      atLeast('attention', 'out', out, layout.rows * heads * kv.headDim);
+      checkAttention(out, qkv, stride, heads, kv, layout);
       kernels.attention(out, qkv, stride, heads, kv, layout);
     },
-    moveKv(kv, from, to, n) {
-      kvLayer('moveKv', kv);
-      indices('moveKv', 'from', from, n, kv.slots);
-      indices('moveKv', 'to', to, n, kv.slots);
-      for (let i = 0; i < n; i++) {
-        if (to[i]! > from[i]! || (i > 0 && to[i]! <= to[i - 1]!)) {
-          fail('moveKv', `rows move down, in ascending order, got ${from[i]} → ${to[i]} at ${i}`);
-        }
-      }
-      kernels.moveKv(kv, from, to, n);
+    moveKv(kv, from, to, count) {
+      checkMoveKv(kv, from, to, count);
+      kernels.moveKv(kv, from, to, count);
     },
     swiglu(out, x, n, cols) {
-      count('swiglu', 'n', n);
-      atLeast('swiglu', 'x', x, 2 * n * cols);
-      atLeast('swiglu', 'out', out, n * cols);
+      checkRows('swiglu', out, cols, x, 2 * cols, n);
       kernels.swiglu(out, x, n, cols);
     },
     softmax(out, x, n, cols, inverseTemperature) {
-      count('softmax', 'n', n);
-      atLeast('softmax', 'x', x, n * cols);
-      atLeast('softmax', 'out', out, n * cols);
+      checkRows('softmax', out, cols, x, cols, n);
       kernels.softmax(out, x, n, cols, inverseTemperature);
     },
     argmax(out, x, n, cols) {
-      count('argmax', 'n', n);
-      atLeast('argmax', 'x', x, n * cols);
-      atLeast('argmax', 'out', out, n);
+      checkRows('argmax', out, 1, x, cols, n);
       kernels.argmax(out, x, n, cols);
     },
     topK(ids, values, x, n, cols, k) {
-      count('topK', 'n', n);
-      if (!Number.isInteger(k) || k < 1 || k > cols) fail('topK', `k must be in 1..${cols}, got ${k}`);
-      atLeast('topK', 'x', x, n * cols);
-      atLeast('topK', 'ids', ids, n * k);
-      atLeast('topK', 'values', values, n * k);
+      checkTopK(ids, values, x, n, cols, k);
       kernels.topK(ids, values, x, n, cols, k);
     },
     bandwidth(bytes, repeats) {
-      count('bandwidth', 'bytes', bytes);
+      checkBytes('bandwidth', bytes);
+      checkCount('bandwidth', 'repeats', repeats, 1);
       return kernels.bandwidth(bytes, repeats);
     },
     dispose: () => kernels.dispose(),
   };
+}
+
+function checkPack(m: PackedMatrix, firstRow: number, source: Uint8Array, type: SourceType, rowMap: Int32Array): void {
+  checkMatrix('pack', m);
+  checkCount('pack', 'firstRow', firstRow, 0);
+  if (firstRow + rowMap.length > m.rows) {
+    fail('pack', `rows must lie within the matrix of ${m.rows}, got ${firstRow}..${firstRow + rowMap.length - 1}`);
+  }
+  const rowBytes = sourceRowBytes(type, m.cols);
+  if (rowBytes === undefined) throw new TypeError(`pack: unknown source type, got ${type}`);
+  if (type.startsWith('Q') && m.cols % BLOCK !== 0) {
+    fail('pack', `${type} needs columns in blocks of ${BLOCK}, got ${m.cols}`);
+  }
+  if (source.length % rowBytes !== 0) {
+    fail('pack', `source must be whole ${type} rows of ${rowBytes} bytes, got ${source.length} bytes`);
+  }
+  checkIndices('pack', 'rowMap', rowMap, 0, rowMap.length, source.length / rowBytes);
+}
+
+function checkGatherRows(out: Sized, outStride: number, m: PackedMatrix, ids: Int32Array, count: number): void {
+  checkMatrix('gatherRows', m);
+  checkCount('gatherRows', 'count', count, 0);
+  checkCount('gatherRows', 'outStride', outStride, m.cols);
+  atLeast('gatherRows', 'out', out, count === 0 ? 0 : (count - 1) * outStride + m.cols);
+  checkIndices('gatherRows', 'ids', ids, 0, count, m.rows);
+}
+
+function checkMatmul(out: Sized, x: Sized, w: PackedMatrix, n: number, residual: Sized | null): void {
+  checkMatrix('matmul', w);
+  checkCount('matmul', 'n', n, 0);
+  if (x.length < n * w.cols) {
+    fail('matmul', `inner sizes differ, got x of ${x.length} floats for ${n} rows, w [${w.rows}, ${w.cols}]`);
+  }
+  atLeast('matmul', 'out', out, n * w.rows);
+  if (residual !== null) atLeast('matmul', 'residual', residual, n * w.rows);
+}
+
+/** x [n, xCols] → out [n, outCols]. */
+function checkRows(place: string, out: Sized, outCols: number, x: Sized, xCols: number, n: number): void {
+  checkCount(place, 'n', n, 0);
+  checkCount(place, 'cols', xCols, 1);
+  atLeast(place, 'x', x, n * xCols);
+  atLeast(place, 'out', out, n * outCols);
+}
+
+function checkRope(
+  x: Sized,
+  stride: number,
+  n: number,
+  heads: number,
+  headDim: number,
+  positions: Int32Array,
+  cos: Sized,
+  sin: Sized,
+): void {
+  checkCount('rope', 'n', n, 0);
+  checkCount('rope', 'heads', heads, 0);
+  checkHeadDim('rope', headDim);
+  checkCount('rope', 'stride', stride, heads * headDim);
+  atLeast('rope', 'x', x, n * stride);
+  atLeast('rope', 'sin', sin, cos.length);
+  checkIndices('rope', 'positions', positions, 0, n, Math.floor((2 * cos.length) / headDim));
+}
+
+function checkStoreKv(
+  kv: KvLayer,
+  qkv: Sized,
+  stride: number,
+  keyOffset: number,
+  valueOffset: number,
+  { rows, slots }: AttentionLayout,
+): void {
+  checkKvLayer('storeKv', kv);
+  checkCount('storeKv', 'rows', rows, 0);
+  checkCount('storeKv', 'keyOffset', keyOffset, 0);
+  checkCount('storeKv', 'valueOffset', valueOffset, 0);
+  checkCount('storeKv', 'stride', stride, Math.max(keyOffset, valueOffset) + kv.kvHeads * kv.headDim);
+  atLeast('storeKv', 'qkv', qkv, rows * stride);
+  checkIndices('storeKv', 'slots', slots, 0, rows, kv.slots);
+}
+
+function checkAttention(
+  out: Sized,
+  qkv: Sized,
+  stride: number,
+  heads: number,
+  kv: KvLayer,
+  layout: AttentionLayout,
+): void {
+  checkKvLayer('attention', kv);
+  checkLayout('attention', layout, kv.slots);
+  checkCount('attention', 'heads', heads, 1);
+  if (heads % kv.kvHeads !== 0) {
+    fail('attention', `heads must be a multiple of kvHeads, got ${heads} and ${kv.kvHeads}`);
+  }
+  checkCount('attention', 'stride', stride, heads * kv.headDim);
+  atLeast('attention', 'qkv', qkv, layout.rows * stride);
+  atLeast('attention', 'out', out, layout.rows * heads * kv.headDim);
+}
+
+function checkMoveKv(kv: KvLayer, from: Int32Array, to: Int32Array, count: number): void {
+  checkKvLayer('moveKv', kv);
+  checkCount('moveKv', 'count', count, 0);
+  checkIndices('moveKv', 'from', from, 0, count, kv.slots);
+  checkIndices('moveKv', 'to', to, 0, count, kv.slots);
+  for (let i = 0; i < count; i++) {
+    if (to[i]! > from[i]!) fail('moveKv', `rows move down, got ${from[i]} → ${to[i]} at ${i}`);
+    // Then every later source lies above this row: from[j] >= to[j] > to[i].
+    if (i > 0 && to[i]! <= to[i - 1]!) fail('moveKv', `to must ascend, got ${to[i - 1]} then ${to[i]} at ${i}`);
+  }
+}
+
+function checkTopK(ids: Sized, values: Sized, x: Sized, n: number, cols: number, k: number): void {
+  checkCount('topK', 'n', n, 0);
+  checkCount('topK', 'cols', cols, 1);
+  if (!(Number.isInteger(k) && k >= 1 && k <= cols)) fail('topK', `k must be in 1..${cols}, got ${k}`);
+  atLeast('topK', 'x', x, n * cols);
+  atLeast('topK', 'ids', ids, n * k);
+  atLeast('topK', 'values', values, n * k);
+}
+
+function checkMatrix(place: string, m: PackedMatrix): void {
+  if (!WEIGHT_DTYPES.includes(m.dtype)) throw new TypeError(`${place}: unknown weight dtype, got ${m.dtype}`);
+  checkCount(place, 'weight rows', m.rows, 0);
+  checkCount(place, 'weight cols', m.cols, 1);
+  const bytes = packedBytes(m.dtype, m.rows, m.cols);
+  if (m.data.length < bytes) {
+    fail(place, `weight [${m.rows}, ${m.cols}] ${m.dtype} needs ${bytes} bytes, got ${m.data.length}`);
+  }
+}
+
+function checkKvLayer(place: string, kv: KvLayer): void {
+  const half = kv.dtype === 'f16';
+  if (!half && kv.dtype !== 'f32') throw new TypeError(`${place}: unknown cache dtype, got ${kv.dtype}`);
+  if (kv.keys instanceof Uint16Array !== half || kv.values instanceof Uint16Array !== half) {
+    throw new TypeError(
+      `${place}: a ${kv.dtype} cache holds ${half ? 'Uint16Array' : 'Float32Array'}s, ` +
+        `got keys ${kv.keys.constructor.name}, values ${kv.values.constructor.name}`,
+    );
+  }
+  checkCount(place, 'kvHeads', kv.kvHeads, 1);
+  checkHeadDim(place, kv.headDim);
+  checkCount(place, 'cache slots', kv.slots, 0);
+  if (kv.slots % KV_TILE !== 0) fail(place, `cache slots must be a multiple of ${KV_TILE}, got ${kv.slots}`);
+  const elements = kv.slots * kv.kvHeads * kv.headDim;
+  atLeast(place, 'keys', kv.keys, elements);
+  atLeast(place, 'values', kv.values, elements);
+}
+
+/** What rows look at; where they are written is `storeKv`'s business. */
+function checkLayout(place: string, layout: AttentionLayout, slots: number): void {
+  const { rows, base, prefix, extrasStart, extras } = layout;
+  checkCount(place, 'rows', rows, 0);
+  atLeast(place, 'base', base, rows);
+  atLeast(place, 'prefix', prefix, rows);
+  atLeast(place, 'extrasStart', extrasStart, rows + 1);
+  for (let row = 0; row < rows; row++) {
+    const start = base[row]!;
+    const length = prefix[row]!;
+    const extraCount = extrasStart[row + 1]! - extrasStart[row]!;
+    if (start < 0 || start % KV_TILE !== 0) fail(place, `base[${row}] must be a multiple of ${KV_TILE}, got ${start}`);
+    if (length < 0) fail(place, `prefix[${row}] must be at least 0, got ${length}`);
+    if (start + length > slots) {
+      fail(place, `row ${row} must look inside the cache of ${slots} slots, got ${start}..${start + length - 1}`);
+    }
+    if (extraCount < 0) {
+      fail(place, `extrasStart must ascend, got ${extrasStart[row]} then ${extrasStart[row + 1]} at row ${row}`);
+    }
+    if (length + extraCount === 0) fail(place, `row ${row} must look at a slot, got prefix 0 and no extras`);
+  }
+  if (rows > 0) checkIndices(place, 'extras', extras, extrasStart[0]!, extrasStart[rows]!, slots);
+}
+
+function checkHeadDim(place: string, headDim: number): void {
+  checkCount(place, 'headDim', headDim, 2);
+  if (headDim % 2 !== 0) fail(place, `headDim must be even, got ${headDim}`);
+}
+
+/** values[start, end) must be in 0..limit-1. */
+function checkIndices(
+  place: string,
+  name: string,
+  values: Int32Array,
+  start: number,
+  end: number,
+  limit: number,
+): void {
+  if (start < 0) fail(place, `${name} must start at 0 or later, got ${start}`);
+  atLeast(place, name, values, end);
+  for (let i = start; i < end; i++) {
+    const value = values[i]!;
+    if (value < 0 || value >= limit) fail(place, `${name}[${i}] must be in 0..${limit - 1}, got ${value}`);
+  }
+}
+
+function atLeast(place: string, name: string, array: Sized, length: number): void {
+  if (array.length < length) fail(place, `${name} needs ${length} elements, got ${array.length}`);
+}
+
+function checkCount(place: string, name: string, value: number, least: number): void {
+  if (!(Number.isInteger(value) && value >= least && value <= LARGEST_COUNT)) {
+    fail(place, `${name} must be a whole number of at least ${least}, got ${value}`);
+  }
+}
+
+/** Memory is counted in 64 bits. */
+function checkBytes(place: string, bytes: number): void {
+  if (!(Number.isSafeInteger(bytes) && bytes >= 0)) {
+    fail(place, `bytes must be a whole number of at least 0, got ${bytes}`);
+  }
+}
+
+function fail(place: string, rule: string): never {
+  throw new RangeError(`${place}: ${rule}`);
 }

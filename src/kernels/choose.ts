@@ -3,6 +3,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import type { Kernels } from './kernels.ts';
 import { createNativeKernels, nativeTables } from './native.ts';
+import { createReferenceKernels } from './reference.ts';
 
 /** Physical cores this process may use: two threads of one core share the units that the kernels fill. */
 export function physicalCores(): number {
@@ -21,6 +22,12 @@ export function physicalCores(): number {
 /** @param options.threads working threads, by default one per physical core. */
 export function createKernels(options: { readonly isa?: string; readonly threads?: number } = {}): Kernels {
   const isa = options.isa ?? process.env.EAGLET_ISA ?? nativeTables()[0];
-  if (isa === undefined) throw new Error('kernels: the add-on is not compiled; run: npm run build:native');
+  if (isa === undefined) {
+    process.emitWarning(
+      'the native kernels are not compiled: plain TypeScript does the work, very slowly (npm run build:native)',
+      'eaglet',
+    );
+  }
+  if (isa === undefined || isa === 'reference') return createReferenceKernels();
   return createNativeKernels({ isa, threads: options.threads ?? physicalCores() });
 }
