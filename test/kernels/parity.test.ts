@@ -1,0 +1,546 @@
+/**
+ * Every C++ table against the TypeScript reference at awkward shapes. Copies and integers must be equal; sums may differ by what f32
+ * rounding explains and no more. The reference sums in f64 and rounds once, so a bound counts the table's roundings and that one.
+ *
+ * Arrays are exactly as long as the contract asks, so that a sanitizer sees an access beyond (`npm run test:sanitize`).
+ */
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { floatToHalf } from '../../src/kernels/half.ts';
+import {
+  BLOCK,
+  type Kernels,
+  KV_DTYPES,
+  type KvDtype,
+  type KvLayer,
+  type PackedMatrix,
+  SOURCE_TYPES,
+  type SourceType,
+  WEIGHT_DTYPES,
+  type WeightDtype,
+} from '../../src/kernels/kernels.ts';
+import { createReferenceKernels } from '../../src/kernels/reference.ts';
+import {
+  assertSameBits,
+  assertWithin,
+  bytesOf,
+  emptyMatrix,
+  type LayoutRow,
+  layoutOf,
+  nativeTableList,
+  packed,
+  poisonedKv,
+  storeLayout,
+} from '../support/kernels.ts';
+import { awkwardFloats, permutation, type Random, randomFloats, randomInteger, xorshift } from '../support/random.ts';
+
+/** An f32 rounding is off by at most this part of its result … */
+const ROUNDING = 2 ** -24;
+/** … or, where results are denormal, by half of this. */
+const SMALLEST = 2 ** -149;
+
+/**
+ * How far a sum may be off whose every term passes through at most `roundings` roundings, the absolute values of its terms adding up
+ * to `magnitude`: γ of Higham, Accuracy and Stability of Numerical Algorithms, section 3.1. Holds in any order of summation.
+ */
+const sumError = (roundings: number, magnitude: number): number =>
+  ((roundings * ROUNDING) / (1 - roundings * ROUNDING)) * magnitude + roundings * SMALLEST;
+
+/**
+ * The native e^x in ROUNDINGs, relative: Taylor remainder 2^-27; range reduction, that n·ln 2 is taken off in two parts, below 0.5;
+ * Horner with two roundings a step (a table without fma) 2·(1 + r + r²/2 + …) <= 2·e^0.35 over a result of at least e^-0.35: 4.1.
+ */
+const EXP_ROUNDINGS = 6;
+/** Below e^-87.3, about the smallest normal f32, it is 0. */
+const EXP_VANISHES = 1.22e-38;
+
+/** Rows on both sides of the tile of 16, and 21 tiles: several chunks per thread. */
+const ROWS = [1, 15, 16, 17, 33, 331];
+/** Inputs on both sides of the block of 32. */
+const COLS = [1, 31, 32, 33, 64, 100, 576];
+/** Batch rows on both sides of every pass (2 or 8 rows) and of the chunk of 4. */
+const COUNTS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 17];
+const MOST = 17;
+/** Elements on both sides of the vector of 16. */
+const WIDTHS = [1, 2, 15, 16, 17, 31, 33, 100, 576];
+
+const reference = createReferenceKernels();
+
+describe.each(nativeTableList())('$isa', (table) => {
+  let kernels: Kernels;
+  beforeAll(() => {
+    kernels = table.create(2);
+  });
+  afterAll(() => kernels.dispose());
+
+  describe.each(WEIGHT_DTYPES)('matmul of %s', (dtype) => {
+    test.each(COLS)('%d inputs', (cols) => {
+      for (const rows of ROWS) {
+        const random = xorshift(rows * 1000 + cols);
+        const values = awkwardFloats(random, rows * cols, LARGEST_WEIGHT);
+        const x = awkwardFloats(random, MOST * cols, 1e15);
+        const residual = awkwardFloats(random, MOST * rows, 1e15);
+        const judge = matmulJudge(dtype, rows, cols, values, x);
+        const weight = packed(kernels, dtype, rows, cols, values);
+        for (const n of COUNTS) {
+          const xs = x.slice(0, n * cols);
+          const rest = residual.slice(0, n * rows);
+          const out = new Float32Array(n * rows).fill(NaN);
+          kernels.matmul(out, xs, weight, n, null);
+          judge(out, null, `${rows} outputs, ${n} rows`);
+          kernels.matmul(out, xs, weight, n, rest);
+          judge(out, residual, `${rows} outputs, ${n} rows, residual`);
+          kernels.matmul(rest, xs, weight, n, rest);
+          assertSameBits(rest, out, `${rows} outputs, ${n} rows, residual in place`);
+        }
+      }
+    });
+  });
+
+  describe.each(['q8', 'q4'] as const)('matmul of %s', (dtype) => {
+    const [rows, cols, n] = [33, 100, 9];
+    test.each([NaN, Infinity, -Infinity, 3.4e38, -3.4e38, 1e-40])('%d among the inputs stays in its row', (poison) => {
+      const random = xorshift(7);
+      const weight = packed(kernels, dtype, rows, cols, randomFloats(random, rows * cols));
+      const x = randomFloats(random, n * cols);
+      const clean = new Float32Array(n * rows);
+      kernels.matmul(clean, x, weight, n, null);
+      for (const row of [0, 4, n - 1]) {
+        for (const col of [0, 15, 16, 40, cols - 1]) {
+          const poisoned = x.slice();
+          poisoned[row * cols + col] = poison;
+          const out = new Float32Array(n * rows);
+          kernels.matmul(out, poisoned, weight, n, null);
+          out.set(clean.subarray(row * rows, (row + 1) * rows), row * rows);
+          assertSameBits(out, clean, `input ${col} of row ${row}`);
+        }
+      }
+    });
+  });
+
+  describe.each(SOURCE_TYPES)('pack from %s', (type) => {
+    test.each(WEIGHT_DTYPES)('to %s, byte for byte', (dtype) => {
+      for (const cols of type.startsWith('Q') ? [32, 64, 576] : COLS) {
+        const random = xorshift(cols);
+        const sourceRows = 40;
+        const source = randomSource(random, type, sourceRows * cols);
+        // 130 rows: three chunks. Repeated, out of order, in two parts, the first row and the last left zero.
+        const maps = [70, 60].map((rows) =>
+          Int32Array.from({ length: rows }, () => randomInteger(random, 0, sourceRows)),
+        );
+        const [got, want] = [kernels, reference].map((each) => {
+          const matrix = emptyMatrix(each, dtype, 132, cols);
+          each.pack(matrix, 1, source, type, maps[0]!);
+          each.pack(matrix, 71, source, type, maps[1]!);
+          return matrix;
+        });
+        assertSameBits(got!.data, want!.data, `${cols} columns`);
+      }
+    });
+  });
+
+  test.each(WEIGHT_DTYPES)('gatherRows of %s, bit for bit', (dtype) => {
+    const ids = Int32Array.of(32, 0, 17, 16, 15, 17, 1);
+    for (const cols of COLS) {
+      const values = awkwardFloats(xorshift(cols), 33 * cols, LARGEST_WEIGHT);
+      for (const stride of [cols, cols + 3]) {
+        const [got, want] = [kernels, reference].map((each) => {
+          const out = new Float32Array((ids.length - 1) * stride + cols).fill(NaN);
+          each.gatherRows(out, stride, packed(each, dtype, 33, cols, values), ids, ids.length);
+          return out;
+        });
+        assertSameBits(got!, want!, `${cols} columns, stride ${stride}`);
+      }
+    }
+  });
+
+  test.each(WIDTHS)('rmsNorm of %d columns', (cols) => {
+    const random = xorshift(cols);
+    const x = awkwardFloats(random, MOST * cols, 1e15);
+    const weight = randomFloats(random, cols, 3);
+    for (const n of COUNTS) {
+      for (const eps of [1e-5, 1e-6]) {
+        const [got, want] = both(kernels, n * cols, (each, out) =>
+          each.rmsNorm(out, x.slice(0, n * cols), weight, n, cols, eps),
+        );
+        // Squares are positive, so their sum is off by cols roundings, relative; with mean and eps cols + 2, which the square root
+        // halves. Square root, reciprocal, two products, and the reference's own: 5. Squares that vanish beside eps: 1e-38 / 1e-6.
+        const tolerance = (i: number) => sumError((cols + 2) / 2 + 6, Math.abs(want[i]!));
+        assertWithin(got, want, tolerance, `${n} rows, eps ${eps}`);
+      }
+    }
+  });
+
+  test.each([2, 18, 32, 34, 64, 128])('rope of heads of %d', (headDim) => {
+    const random = xorshift(headDim);
+    const [heads, rest, places] = [3, 5, 40];
+    const stride = heads * headDim + rest;
+    const [cos, sin] = [randomFloats(random, (places * headDim) / 2), randomFloats(random, (places * headDim) / 2)];
+    const x = awkwardFloats(random, MOST * stride, 1e15);
+    for (const n of COUNTS) {
+      const positions = Int32Array.from({ length: n }, (_, i) => (i === 0 ? places - 1 : randomInteger(random, 0, 40)));
+      const [got, want] = both(kernels, n * stride, (each, out) => {
+        out.set(x.subarray(0, n * stride));
+        each.rope(out, stride, n, heads, headDim, positions, cos, sin);
+      });
+      // a·c - b·s: a product, a difference, the reference; |c| and |s| are at most 1.
+      const tolerance = (i: number) => {
+        const inRow = i % stride;
+        if (inRow >= heads * headDim) return 0; // not rotated
+        const partner = inRow % headDim < headDim / 2 ? i + headDim / 2 : i - headDim / 2;
+        return sumError(3, Math.abs(x[i]!) + Math.abs(x[partner]!));
+      };
+      assertWithin(got, want, tolerance, `${n} rows`);
+    }
+  });
+
+  test.each(WIDTHS)('swiglu of %d columns', (cols) => {
+    const random = xorshift(cols);
+    const gates = [0, -0, 1e-30, -1e-30, 20, -20, 87, -87, 88, -88, 89, -89, 1e4, -1e4, 1e30, 3e38];
+    const x = randomFloats(random, MOST * 2 * cols, 10);
+    for (let row = 0; row < MOST; row++) {
+      for (let k = row % 2; k < cols; k += 2) x[row * 2 * cols + k] = gates[(row + k) % gates.length]!;
+    }
+    for (const n of COUNTS) {
+      const [got, want] = both(kernels, n * cols, (each, out) => each.swiglu(out, x.slice(0, n * 2 * cols), n, cols));
+      // e^-g, 1 + e^-g, quotient, product, the reference. Below -88, where e^-g is cut off at e^88, what should be nothing is up to
+      // |g·u|·e^-88, e^-88 being below 6.1e-39.
+      const tolerance = (i: number) => {
+        const row = Math.floor(i / cols);
+        const [gate, up] = [x[row * cols + i]!, x[row * cols + cols + i]!];
+        const cut = gate < -88 ? 6.1e-39 * Math.abs(gate * up) : 0;
+        return sumError(EXP_ROUNDINGS + 4, Math.abs(want[i]!)) + cut;
+      };
+      assertWithin(got, want, tolerance, `${n} rows`);
+    }
+  });
+
+  test('swiglu keeps NaN and Infinity in their place, and makes no ordinary number of them', () => {
+    const cols = 33;
+    for (const poison of [NaN, Infinity, -Infinity]) {
+      for (const at of [0, 16, 32, cols, cols + 32]) {
+        const x = randomFloats(xorshift(at + 1), 2 * cols).map((value) => value + 2); // positive: Infinity · up is Infinity
+        const clean = new Float32Array(cols);
+        kernels.swiglu(clean, x, 1, cols);
+        x[at] = poison;
+        const out = new Float32Array(cols);
+        kernels.swiglu(out, x, 1, cols);
+        const got = out[at % cols]!;
+        if (poison > 0 || at >= cols) expect(got).toBe(poison);
+        else expect(got === 0 || !Number.isFinite(got), `silu(${poison}) gave ${got}`).toBe(true);
+        out[at % cols] = clean[at % cols]!;
+        assertSameBits(out, clean, `${poison} at ${at}`);
+      }
+    }
+  });
+
+  test.each([...WIDTHS, 1000])('softmax of %d columns', (cols) => {
+    const random = xorshift(cols);
+    const x = randomFloats(random, MOST * cols, 12);
+    for (let row = 0; row < MOST; row++) {
+      // One value per row stays finite.
+      for (let k = 1; k < cols; k++) {
+        if (row % 3 === 1 && random() < 0.5) x[row * cols + k] = -Infinity;
+        if (row % 3 === 2 && random() < 0.1) x[row * cols + k] = [1e4, -1e4, -3e38, 0][randomInteger(random, 0, 4)]!;
+      }
+    }
+    const largest = Array.from({ length: MOST }, (_, row) => Math.max(...x.subarray(row * cols, (row + 1) * cols)));
+    for (const n of COUNTS) {
+      for (const inverseTemperature of [1, 0.3, 7]) {
+        const xs = x.slice(0, n * cols);
+        const [got, want] = both(kernels, n * cols, (each, out) => each.softmax(out, xs, n, cols, inverseTemperature));
+        kernels.softmax(xs, xs, n, cols, inverseTemperature);
+        assertSameBits(xs, got, `${n} rows in place`);
+        // y = (largest - x)·t is off by 2 roundings, so e^-y by 2y, relative. The sum of e^-y (>= 1) is off by cols roundings and by
+        // those of its terms: e^, and 2·Σ y·e^-y <= 2·cols/e. Reciprocal, product, the reference: 3.
+        const tolerance = (i: number) => {
+          const y = Math.min((largest[Math.floor(i / cols)]! - x[i]!) * inverseTemperature, 88);
+          return sumError(2 * EXP_ROUNDINGS + 2 * y + (1 + 2 / Math.E) * cols + 3, want[i]!) + EXP_VANISHES;
+        };
+        assertWithin(got, want, tolerance, `${n} rows, inverse temperature ${inverseTemperature}`);
+        expect(got.every((value, i) => x[i] !== -Infinity || value === 0)).toBe(true);
+      }
+    }
+  });
+
+  describe.each([...WIDTHS, 1000])('of %d columns', (cols) => {
+    const { x, rows } = rankingRows(xorshift(cols), cols);
+
+    test('argmax, exactly', () => {
+      for (const n of [1, 3, 4, rows]) {
+        const [got, want] = [kernels, reference].map((each) => {
+          const out = new Int32Array(n).fill(-1);
+          each.argmax(out, x.slice(0, n * cols), n, cols);
+          return out;
+        });
+        expect(got).toEqual(want);
+      }
+    });
+
+    test('topK, exactly', () => {
+      for (const k of new Set([1, Math.min(2, cols), Math.min(10, cols), Math.min(17, cols), cols])) {
+        const [got, want] = [kernels, reference].map((each) => {
+          const ids = new Int32Array(rows * k).fill(-1);
+          const values = new Float32Array(rows * k).fill(-1);
+          each.topK(ids, values, x, rows, cols, k);
+          return { ids, values };
+        });
+        expect(got, `k ${k}`).toEqual(want);
+      }
+    });
+  });
+
+  describe.each(KV_DTYPES)('on an %s cache', (dtype) => {
+    test.each(HEAD_SHAPES)('storeKv and attention: $heads heads on $kvHeads of $headDim', (shape) => {
+      for (const sharpness of [1, 16]) attentionParity(kernels, dtype, shape, sharpness);
+    });
+
+    test.each(HEAD_SHAPES)('moveKv, bit for bit: $kvHeads heads of $headDim', (shape) => {
+      const random = xorshift(shape.headDim);
+      const from = Int32Array.of(3, 16, 17, 18, 33, 40, 41, 63);
+      const to = Int32Array.of(0, 1, 2, 15, 16, 17, 41, 42);
+      const rows = randomFloats(random, 64 * 2 * shape.kvHeads * shape.headDim);
+      const [got, want] = [kernels, reference].map((each) => {
+        const kv = poisonedKv(dtype, shape.kvHeads, shape.headDim, 64);
+        const width = shape.kvHeads * shape.headDim;
+        each.storeKv(kv, rows, 2 * width, 0, width, storeLayout([...permutation(xorshift(1), 64)]));
+        each.moveKv(kv, from, to, from.length);
+        return kv;
+      });
+      assertSameBits(got!.keys, want!.keys, 'keys');
+      assertSameBits(got!.values, want!.values, 'values');
+    });
+  });
+});
+
+/** One call on a table and on the reference, into arrays of NaN. */
+function both(
+  kernels: Kernels,
+  length: number,
+  run: (kernels: Kernels, out: Float32Array) => void,
+): readonly [got: Float32Array, want: Float32Array] {
+  const outs = [kernels, reference].map((each) => {
+    const out = new Float32Array(length).fill(NaN);
+    run(each, out);
+    return out;
+  });
+  return [outs[0]!, outs[1]!];
+}
+
+// Matrix products
+
+/** Its f16 scale and minimum stay finite. */
+const LARGEST_WEIGHT = 6e4;
+/** An input block whose largest is below this has an infinite 127/largest; which integers it gets is left open. */
+const TINY_INPUT = 127 / 3.4028234663852886e38;
+
+/** Throws where rows of x [MOST, cols] · valuesᵀ are further from the reference than rounding explains. */
+function matmulJudge(dtype: WeightDtype, rows: number, cols: number, values: Float32Array, x: Float32Array) {
+  const weight = packed(reference, dtype, rows, cols, values);
+  const product = new Float32Array(MOST * rows);
+  reference.matmul(product, x, weight, MOST, null);
+  const magnitudes = new Float32Array(MOST * rows);
+  const bounds = packed(reference, 'f32', rows, cols, weightBounds(weight, values));
+  reference.matmul(magnitudes, dtype === 'f32' ? x.map(Math.abs) : inputBounds(x, cols), bounds, MOST, null);
+
+  // What is added up in f32. Inside a block integers are multiplied, which is exact, and the sum, below 2^24, becomes an f32 exactly.
+  const terms = { f32: cols, q8: Math.ceil(cols / BLOCK), q4: 2 * Math.ceil(cols / BLOCK) }[dtype];
+  // A term is a product of at most three factors (input scale, weight scale, integer); then terms - 1 additions to the first, the
+  // residual, and the reference's rounding.
+  const roundings = 2 + (terms - 1) + 2;
+  // A code of a tiny block is anything in -128..127, and its scale is largest/127.
+  const left = dtype === 'f32' ? 0 : cols * (255 / 127) * TINY_INPUT * LARGEST_WEIGHT;
+  const wanted = new Float32Array(MOST * rows);
+
+  return (got: Float32Array, residual: Float32Array | null, what: string): void => {
+    for (let i = 0; i < got.length; i++) wanted[i] = product[i]! + (residual?.[i] ?? 0);
+    const tolerance = (i: number) => sumError(roundings, magnitudes[i]! + Math.abs(residual?.[i] ?? 0)) + left;
+    assertWithin(got, wanted.subarray(0, got.length), tolerance, what);
+  };
+}
+
+/** What |w| is multiplied by |x| at most: itself, or for q4 d·nibble and the minimum m apart, |w - m| + |m| <= |w| + 2·|m|. */
+function weightBounds(weight: PackedMatrix, values: Float32Array): Float32Array {
+  const { dtype, rows, cols } = weight;
+  const bounds = new Float32Array(rows * cols);
+  const everyRow = Int32Array.from({ length: rows }, (_, row) => row);
+  reference.gatherRows(bounds, cols, weight, everyRow, rows);
+  for (let i = 0; i < bounds.length; i++) {
+    // The minimum in f16: 2^-11 larger at most, or half an f16 denormal.
+    const minimum = dtype === 'q4' ? largestOfBlock(values, i, cols) * (1 + 2 ** -11) + 2 ** -25 : 0;
+    bounds[i] = Math.abs(bounds[i]!) + 2 * minimum;
+  }
+  return bounds;
+}
+
+/** |x| as int8 at most: half a step of largest/127 more. */
+const inputBounds = (x: Float32Array, cols: number): Float32Array =>
+  x.map((value, i) => Math.abs(value) + largestOfBlock(x, i, cols) / 254);
+
+/** max |x| of the block of 32 that element i of a [·, cols] matrix lies in. */
+function largestOfBlock(x: Float32Array, i: number, cols: number): number {
+  const start = i - ((i % cols) % BLOCK);
+  const end = Math.min(start + BLOCK, i - (i % cols) + cols);
+  let largest = 0;
+  for (let k = start; k < end; k++) largest = Math.max(largest, Math.abs(x[k]!));
+  return largest;
+}
+
+// Sources
+
+/** No -0: which of 0 and -0 is a block's minimum is left open. */
+const halfBits = (value: number): number => {
+  const bits = floatToHalf(value);
+  return bits === 0x8000 ? 0 : bits;
+};
+
+const BLOCK_BYTES = { Q8_0: 34, Q4_0: 18, Q4_1: 20 } as const;
+
+/** `count` elements as a file holds them. */
+function randomSource(random: Random, type: SourceType, count: number): Uint8Array {
+  switch (type) {
+    case 'F32':
+      return bytesOf(awkwardFloats(random, count, 3e38));
+    case 'F16':
+      return bytesOf(Uint16Array.from(awkwardFloats(random, count, LARGEST_WEIGHT), halfBits));
+    case 'BF16':
+      // The upper half of an f32.
+      return bytesOf(
+        Uint16Array.from(new Uint32Array(awkwardFloats(random, count, 3e38).buffer), (bits) =>
+          bits === 0x80000000 ? 0 : bits >>> 16,
+        ).map((bits) => (bits === 0x8000 ? 0 : bits)),
+      );
+    case 'Q8_0':
+    case 'Q4_0':
+    case 'Q4_1':
+      return randomBlocks(random, type, count / BLOCK);
+  }
+}
+
+/** Blocks of any codes, with scales and minimums from f16 denormals to what times 15 and 8 stays finite. */
+function randomBlocks(random: Random, type: keyof typeof BLOCK_BYTES, blocks: number): Uint8Array {
+  const size = BLOCK_BYTES[type];
+  const source = Uint8Array.from({ length: blocks * size }, () => randomInteger(random, 0, 256));
+  const view = new DataView(source.buffer);
+  const scales = [1, 1, 1e-3, 1e-7, 4000];
+  const half = () => halfBits((2 * random() - 1) * scales[randomInteger(random, 0, scales.length)]!);
+  for (let block = 0; block < blocks; block++) {
+    const at = block * size;
+    view.setUint16(at, half(), true);
+    if (type === 'Q4_1') view.setUint16(at + 2, half(), true);
+    if (random() < 0.1 || view.getUint16(at, true) === 0) source.fill(0, at, at + size); // an empty block, as files have them
+  }
+  return source;
+}
+
+// Ranking
+
+/** Rows of everything that decides an order: ties, signs of zero, infinities, NaN in front, behind and everywhere. */
+function rankingRows(random: Random, cols: number): { readonly x: Float32Array; readonly rows: number } {
+  const few = [0, -0, 1, -1, NaN, -Infinity];
+  const makers: ((k: number) => number)[] = [
+    () => 2 * random() - 1,
+    () => randomInteger(random, 0, 3),
+    (k) => k,
+    (k) => -k,
+    () => 1,
+    () => NaN,
+    () => -Infinity,
+    (k) => (k === 0 ? NaN : -Infinity),
+    (k) => (k === cols - 1 ? -1e30 : NaN),
+    (k) => (k < cols / 2 ? NaN : k % 3),
+    (k) => (k % 2 ? Infinity : -Infinity),
+    () => few[randomInteger(random, 0, few.length)]!,
+    () => (random() < 0.9 ? -Infinity : random()),
+    () => (random() < 0.9 ? NaN : random()),
+  ];
+  const x = new Float32Array(makers.length * cols).map((_, i) => makers[Math.floor(i / cols)]!(i % cols));
+  return { x, rows: makers.length };
+}
+
+// Attention
+
+interface HeadShape {
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+}
+
+/** Groups of 1 to 8 query heads; heads on both sides of the vectors of 16 and 64. */
+const HEAD_SHAPES: readonly HeadShape[] = [
+  { heads: 1, kvHeads: 1, headDim: 2 },
+  { heads: 2, kvHeads: 2, headDim: 18 },
+  { heads: 6, kvHeads: 2, headDim: 40 },
+  { heads: 9, kvHeads: 3, headDim: 64 },
+  { heads: 7, kvHeads: 1, headDim: 80 },
+  { heads: 8, kvHeads: 1, headDim: 128 },
+];
+
+const SLOTS = 512;
+/** Sequences: where they begin, how many positions are written. All else is NaN. */
+const SEQUENCES = [
+  { base: 0, length: 100 },
+  { base: 112, length: 17 },
+  { base: 144, length: 1 },
+  { base: 496, length: 16 }, // up to the last slot
+];
+/** Tree nodes lie anywhere else. */
+const TREE_SLOTS = [120 + 16, 137, 170, 171, 172, 199, 200, 255, 256, 300, 431, 432, 433, 447, 448, 463, 479, 480, 495];
+
+/** Rows of every sequence at every prefix on both sides of a key tile, with 0 to 19 tree nodes. */
+function attentionRows(random: Random): readonly LayoutRow[] {
+  return SEQUENCES.flatMap(({ base, length }) =>
+    [0, 1, 15, 16, 17, 100]
+      .filter((prefix) => prefix <= length)
+      .flatMap((prefix) =>
+        [0, 1, 6, TREE_SLOTS.length]
+          .filter((extras) => prefix + extras > 0)
+          .map((extras) => ({
+            slot: 0,
+            base,
+            prefix,
+            extras: [...permutation(random, TREE_SLOTS.length)].slice(0, extras).map((i) => TREE_SLOTS[i]!),
+          })),
+      ),
+  );
+}
+
+function attentionParity(kernels: Kernels, dtype: KvDtype, shape: HeadShape, sharpness: number): void {
+  const { heads, kvHeads, headDim } = shape;
+  const random = xorshift(headDim);
+  const width = kvHeads * headDim;
+  const written = [
+    ...SEQUENCES.flatMap(({ base, length }) => Array.from({ length }, (_, i) => base + i)),
+    ...TREE_SLOTS,
+  ];
+  const keysValues = randomFloats(random, written.length * (2 * width + 3));
+  const store = (each: Kernels): KvLayer => {
+    const kv = poisonedKv(dtype, kvHeads, headDim, SLOTS);
+    each.storeKv(kv, keysValues, 2 * width + 3, 1, width + 2, storeLayout(written));
+    return kv;
+  };
+  const [gotKv, wantKv] = [store(kernels), store(reference)];
+  assertSameBits(gotKv.keys, wantKv.keys, 'stored keys');
+  assertSameBits(gotKv.values, wantKv.values, 'stored values');
+
+  const rows = attentionRows(random);
+  const layout = layoutOf(rows);
+  const stride = heads * headDim + 2 * width;
+  const queries = randomFloats(random, rows.length * stride, sharpness);
+  const [got, want] = both(kernels, rows.length * heads * headDim, (each, out) =>
+    each.attention(out, queries, stride, heads, each === reference ? wantKv : gotKv, layout),
+  );
+  const tolerance = rows.map((row) => attentionError(headDim, row.prefix + row.extras.length, sharpness));
+  assertWithin(got, want, (i) => tolerance[Math.floor(i / (heads * headDim))]!, `queries up to ${sharpness}`);
+}
+
+/** Keys and values up to 1, queries up to `largest`, `count` positions. */
+function attentionError(headDim: number, count: number, largest: number): number {
+  // A score adds headDim products, absolute values up to headDim·largest in all. Taking the largest score off, 1/√headDim in f32
+  // and its product: 3 roundings of a difference of at most twice that.
+  const scores = headDim * largest;
+  const exponent = (2 * sumError(headDim, scores) + sumError(3, 2 * scores)) / Math.sqrt(headDim);
+  // An exponent's absolute error is its weight's relative one. Weights are off by that and by e^; so is their sum, and by count
+  // additions; reciprocal and product; count products added up; the reference. Values are at most 1 and weights add up to 1.
+  const weight = exponent + EXP_ROUNDINGS * ROUNDING;
+  return Math.expm1(2 * weight) + sumError(2 * count + 4, 1) + count * EXP_VANISHES;
+}
