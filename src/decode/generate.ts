@@ -24,6 +24,8 @@ export interface GenerateOptions extends SamplingOptions {
   readonly endTokens?: ReadonlySet<number>;
   /** Rows of a prefill forward. */
   readonly prefillChunk?: number;
+  /** Sees the logits [V] that each emitted token was drawn from, before penalties; valid during the call. Positions count from the prompt's start. */
+  readonly onLogits?: (position: number, logits: Float32Array) => void;
 }
 
 export interface RoundTimes {
@@ -111,6 +113,7 @@ export function* generate(
     if (end < prompt.length) yield { type: 'prefill', processed: end, total: prompt.length };
   }
   text[length] = sampler.choose(output!.logits.data, 0, context, length);
+  options.onLogits?.(length, output!.logits.data.subarray(0, vocabSize));
   let stopReason = emit(1);
   yield { type: 'round', tokens, drafted: 0, treeSize: 0, stopReason, times };
 
@@ -140,6 +143,10 @@ export function* generate(
     stopReason = emit(accepted + 1);
     // The root and the accepted drafts that were emitted are in the cache; the last emitted token never is.
     const kept = tokens.length;
+    for (let i = 0; options.onLogits !== undefined && i < kept; i++) {
+      const row = verdict.path[i]! * vocabSize;
+      options.onLogits(length - kept + i, logits.data.subarray(row, row + vocabSize));
+    }
     sequence.commit(verdict.path, kept);
     drafter.observe(batch.tokens, features, verdict.path, kept);
     times.draft = drafted - began;
