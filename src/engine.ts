@@ -51,9 +51,18 @@ export interface TextOptions extends GenerateOptions {
   readonly signal?: AbortSignal;
 }
 
-export interface TextChunk {
+export interface TextToken {
+  readonly id: number;
+  /** The characters that this token completes; a token that ends within a character, or may begin a stop string, leaves them to a later one. */
   readonly text: string;
-  readonly tokens: readonly { readonly id: number; readonly drafted: boolean }[];
+  /** Guessed by the drafter, rather than drawn by the target. */
+  readonly drafted: boolean;
+}
+
+export interface TextChunk {
+  /** The tokens' texts together. */
+  readonly text: string;
+  readonly tokens: readonly TextToken[];
 }
 
 export interface TextResult {
@@ -75,9 +84,10 @@ export async function loadEngine(options: EngineOptions = {}): Promise<Engine> {
     ...(options.onProgress && { onProgress: options.onProgress }),
     ...(options.signal && { signal: options.signal }),
   });
+  const started = performance.now();
   const checkpoint = await openCheckpoint(path);
   try {
-    return new Engine(reference, checkpoint, options);
+    return new Engine(reference, checkpoint, options, started);
   } finally {
     checkpoint[Symbol.dispose]();
   }
@@ -87,7 +97,10 @@ export class Engine implements Disposable {
   readonly target: TargetModel;
   readonly tokenizer: Tokenizer | undefined;
   readonly chatTemplate: ChatTemplate | undefined;
+  /** Milliseconds from opening the file to being ready; fetching it is not counted. */
   readonly loadMs: number;
+  /** The process's highest resident memory so far, in bytes, once loaded; 0 where the system does not say. */
+  readonly peakResidentBytes: number;
   readonly contextSize: number;
   readonly #kernels: Kernels;
   readonly #drafters = new Map<DrafterName, Drafter>();
@@ -95,8 +108,8 @@ export class Engine implements Disposable {
   #busy = false;
   #disposed = false;
 
-  constructor(reference: string, checkpoint: Checkpoint, options: EngineOptions) {
-    const started = performance.now();
+  /** @param started when loading began, on `performance.now()`'s clock. */
+  constructor(reference: string, checkpoint: Checkpoint, options: EngineOptions, started = performance.now()) {
     const { config, source, tokenizer } = checkpoint;
     const treeSize = options.treeSize ?? DEFAULT_TREE_SIZE;
     const shape = staticShape(treeSize);
@@ -121,6 +134,7 @@ export class Engine implements Disposable {
       }
     }
     this.loadMs = performance.now() - started;
+    this.peakResidentBytes = process.resourceUsage().maxRSS * 1024;
   }
 
   /** Token ids of a prompt text or a chat. */
@@ -169,13 +183,11 @@ export class Engine implements Disposable {
           collector.prefill(milliseconds);
         } else {
           collector.round(event, milliseconds);
-          let piece = '';
-          const tokens: { id: number; drafted: boolean }[] = [];
+          const tokens: { id: number; text: string; drafted: boolean }[] = [];
           for (const [i, id] of event.tokens.entries()) {
             newIds.push(id);
-            tokens.push({ id, drafted: i < event.drafted });
             const matched = matcher.push(detokenizer?.push(id) ?? '');
-            piece += matched.text;
+            tokens.push({ id, text: matched.text, drafted: i < event.drafted });
             if (matched.stopped) {
               stopReason = 'stopString';
               break;
@@ -184,9 +196,9 @@ export class Engine implements Disposable {
           stopReason ??= event.stopReason;
           if (stopReason !== undefined && stopReason !== 'stopString') {
             const last = matcher.push(detokenizer?.flush() ?? '');
-            piece += last.text;
-            if (!last.stopped) piece += matcher.flush();
+            tokens.at(-1)!.text += last.text + (last.stopped ? '' : matcher.flush());
           }
+          const piece = tokens.map((token) => token.text).join('');
           text += piece;
           yield { text: piece, tokens };
         }
@@ -215,6 +227,11 @@ export class Engine implements Disposable {
 
   get kernels(): Kernels {
     return this.#kernels;
+  }
+
+  /** Bytes of the target's weights in memory. */
+  get weightBytes(): number {
+    return this.target.weightBytes;
   }
 
   get drafters(): readonly DrafterName[] {

@@ -10,6 +10,7 @@ export {
   type TextChunk,
   type TextOptions,
   type TextResult,
+  type TextToken,
 } from './engine.ts';
 export { CheckpointError, DisposedError, ModelNotFoundError, RequestError } from './errors.ts';
 export type { ChatMessage } from './tokenizer/chat-template.ts';
