@@ -1,8 +1,12 @@
-/** Prompts from a JSONL file: one `{id, turns | prompt | messages}` a line. */
+/** Prompts from a JSONL file: one `{id, task, turns | prompt | messages}` a line. */
 import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
 import { RequestError } from '../errors.ts';
 import type { ChatMessage } from '../tokenizer/chat-template.ts';
+
+/** Of our own writing, four for each of seven tasks. Found from src/cli/ and from dist/cli/ alike. */
+export const DEFAULT_PROMPTS = fileURLToPath(new URL('../../bench/prompts.jsonl', import.meta.url));
 
 const message = z.object({ role: z.string(), content: z.string() });
 const line = z.object({
@@ -16,35 +20,57 @@ const line = z.object({
 export interface PromptEntry {
   readonly id: string;
   readonly task: string;
-  /** Messages up to the first answer: the first turn of several. */
+  /** Up to the first answer. */
   readonly messages: readonly ChatMessage[];
+  /** What the user says after each answer. */
+  readonly followUps: readonly string[];
 }
 
 export function readPrompts(path: string, limit = Number.POSITIVE_INFINITY): PromptEntry[] {
-  const entries: PromptEntry[] = [];
-  for (const [index, text] of readFileSync(path, 'utf8').split('\n').entries()) {
-    if (text.trim() === '') continue;
-    const where = `${path}:${index + 1}`;
-    let json: unknown;
-    try {
-      json = JSON.parse(text);
-    } catch (cause) {
-      throw new RequestError(where, 'is not JSON', { cause });
-    }
-    const parsed = line.safeParse(json);
-    if (!parsed.success) throw new RequestError(where, z.prettifyError(parsed.error));
-    const { id, task, turns, prompt, messages } = parsed.data;
-    const first = prompt ?? turns?.[0];
-    if (first === undefined && messages === undefined) throw new RequestError(where, 'needs turns, prompt or messages');
-    entries.push({
-      id: String(id ?? index + 1),
-      task: task ?? 'all',
-      messages: messages ?? [{ role: 'user', content: first! }],
-    });
+  const entries = readText(path)
+    .split('\n')
+    .flatMap((text, index) => (text.trim() === '' ? [] : [readEntry(text, `${path}:${index + 1}`, index + 1)]));
+  if (entries.length === 0) throw new RequestError(path, 'has no prompts');
+  return entries.length <= limit ? entries : takeFromEachTask(entries, limit);
+}
+
+function readText(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (cause) {
+    throw new RequestError(path, 'cannot be read: expected a file of JSON lines', { cause });
   }
-  // A limited run still sees every task: questions are taken from the tasks in turn.
-  if (entries.length <= limit) return entries;
-  const byTask = groupByTask(entries);
+}
+
+function readEntry(text: string, where: string, lineNumber: number): PromptEntry {
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (cause) {
+    throw new RequestError(where, 'is not JSON', { cause });
+  }
+  const parsed = line.safeParse(json);
+  if (!parsed.success) throw new RequestError(where, z.prettifyError(parsed.error));
+  const { id, task, turns, prompt, messages } = parsed.data;
+  const given = [turns, prompt, messages].filter((value) => value !== undefined).length;
+  if (given !== 1) throw new RequestError(where, `needs one of turns, prompt and messages, got ${given} of them`);
+  const [first, ...followUps] = turns ?? (prompt === undefined ? [] : [prompt]);
+  return {
+    id: String(id ?? lineNumber),
+    task: task ?? 'all',
+    messages: messages ?? [{ role: 'user', content: first! }],
+    followUps,
+  };
+}
+
+/** A limited run still sees every task: entries are taken from the tasks in turn. */
+function takeFromEachTask(entries: readonly PromptEntry[], limit: number): PromptEntry[] {
+  const byTask = new Map<string, PromptEntry[]>();
+  for (const entry of entries) {
+    const group = byTask.get(entry.task);
+    if (group === undefined) byTask.set(entry.task, [entry]);
+    else group.push(entry);
+  }
   const taken: PromptEntry[] = [];
   for (let round = 0; taken.length < limit; round++) {
     for (const group of byTask.values()) {
@@ -53,14 +79,4 @@ export function readPrompts(path: string, limit = Number.POSITIVE_INFINITY): Pro
     }
   }
   return taken;
-}
-
-function groupByTask(entries: readonly PromptEntry[]): Map<string, PromptEntry[]> {
-  const groups = new Map<string, PromptEntry[]>();
-  for (const entry of entries) {
-    const group = groups.get(entry.task);
-    if (group === undefined) groups.set(entry.task, [entry]);
-    else group.push(entry);
-  }
-  return groups;
 }
