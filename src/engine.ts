@@ -16,6 +16,7 @@ import { NoDrafter } from './draft/none.ts';
 import { staticShape } from './draft/tree.ts';
 import { CheckpointError, DisposedError, RequestError } from './errors.ts';
 import { createKernels } from './kernels/choose.ts';
+import type { KernelClock } from './kernels/clocked.ts';
 import type { Kernels } from './kernels/kernels.ts';
 import type { KvCache } from './model/kv-cache.ts';
 import { loadTarget } from './model/registry.ts';
@@ -40,6 +41,8 @@ export interface EngineOptions {
   readonly contextSize?: number;
   /** Nodes of EAGLE's static tree, root included (1..26). */
   readonly treeSize?: number;
+  /** Counts the time spent inside kernels, for benchmarks. */
+  readonly clock?: KernelClock;
   readonly onProgress?: (progress: FetchProgress) => void;
   readonly signal?: AbortSignal;
 }
@@ -114,7 +117,10 @@ export class Engine implements Disposable {
     const treeSize = options.treeSize ?? DEFAULT_TREE_SIZE;
     const shape = staticShape(treeSize);
     this.contextSize = Math.min(options.contextSize ?? config.contextLength, config.contextLength);
-    this.#kernels = createKernels(options.threads === undefined ? {} : { threads: options.threads });
+    this.#kernels = createKernels({
+      ...(options.threads !== undefined && { threads: options.threads }),
+      ...(options.clock && { clock: options.clock }),
+    });
     this.tokenizer = tokenizer && buildTokenizer(tokenizer, checkpoint.path);
     const template = chatTemplateOf(checkpoint);
     this.chatTemplate = template === undefined ? undefined : new ChatTemplate(template);

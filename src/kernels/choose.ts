@@ -1,6 +1,7 @@
 /** Which table this process runs: chosen once, from what the machine has; `EAGLET_ISA` overrides. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
+import { clocked, type KernelClock } from './clocked.ts';
 import type { Kernels } from './kernels.ts';
 import { createNativeKernels, nativeTables } from './native.ts';
 import { createReferenceKernels } from './reference.ts';
@@ -19,8 +20,15 @@ export function physicalCores(): number {
   }
 }
 
-/** @param options.threads working threads, by default one per physical core. */
-export function createKernels(options: { readonly isa?: string; readonly threads?: number } = {}): Kernels {
+export interface KernelOptions {
+  readonly isa?: string;
+  /** Working threads, by default one per physical core. */
+  readonly threads?: number;
+  /** Counts the time inside kernels. */
+  readonly clock?: KernelClock;
+}
+
+export function createKernels(options: KernelOptions = {}): Kernels {
   const isa = options.isa ?? process.env.EAGLET_ISA ?? nativeTables()[0];
   if (isa === undefined) {
     process.emitWarning(
@@ -28,6 +36,7 @@ export function createKernels(options: { readonly isa?: string; readonly threads
       'eaglet',
     );
   }
-  if (isa === undefined || isa === 'reference') return createReferenceKernels();
-  return createNativeKernels({ isa, threads: options.threads ?? physicalCores() });
+  const { threads = physicalCores(), clock } = options;
+  if (isa === undefined || isa === 'reference') return clocked(createReferenceKernels(), clock);
+  return createNativeKernels({ isa, threads, ...(clock && { clock }) });
 }

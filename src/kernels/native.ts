@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import { checked } from './check.ts';
+import { clocked, type KernelClock } from './clocked.ts';
 import {
   type AttentionLayout,
   type Kernels,
@@ -112,7 +113,11 @@ const dtypeIndex = (matrix: PackedMatrix): number => WEIGHT_DTYPES.indexOf(matri
  * @param options.isa one of `nativeTables()`; @param options.threads working threads, the caller included.
  * The pool is one per process: the last created instance sets its size.
  */
-export function createNativeKernels(options: { readonly isa: string; readonly threads: number }): Kernels {
+export function createNativeKernels(options: {
+  readonly isa: string;
+  readonly threads: number;
+  readonly clock?: KernelClock;
+}): Kernels {
   const table = addonTables()[options.isa];
   if (table === undefined) {
     throw new RangeError(
@@ -126,7 +131,7 @@ export function createNativeKernels(options: { readonly isa: string; readonly th
     useKv(kv);
     table.useLayout(layout.rows, layout.base, layout.prefix, layout.slots, layout.extrasStart, layout.extras);
   };
-  return checked({
+  const kernels: Kernels = {
     isa: options.isa,
     threads: options.threads,
     allocate: (bytes) => table.allocate(bytes),
@@ -167,5 +172,7 @@ export function createNativeKernels(options: { readonly isa: string; readonly th
     topK: (ids, values, x, n, cols, k) => table.topK(ids, values, x, n, cols, k),
     bandwidth: (bytes, repeats) => table.bandwidth(bytes, repeats),
     dispose: () => table.setThreads(1),
-  });
+  };
+  // Inside the checks: they are TypeScript, so their time is not the kernels'.
+  return checked(clocked(kernels, options.clock));
 }

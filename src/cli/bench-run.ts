@@ -1,0 +1,248 @@
+/**
+ * Drafters against plain decoding on the same questions. Every question is answered by all of them in turn before the next one, so that a
+ * slow stretch of the machine falls on all alike, and whose turn comes first alternates. The same run checks that all wrote the same text.
+ */
+import { writeFileSync } from 'node:fs';
+import { cpus } from 'node:os';
+import type { Command } from 'commander';
+import type { DrafterName, Engine, TextOptions, TextResult } from '../engine.ts';
+import { RequestError } from '../errors.ts';
+import type { KernelClock } from '../kernels/clocked.ts';
+import { type ModelOptions, openEngine, positiveNumber, realNumber, wholeNumber, withModelOptions } from './common.ts';
+import { formatTable } from './format.ts';
+import { ProgressBar } from './progress.ts';
+import { DEFAULT_PROMPTS, type PromptEntry, readPrompts } from './prompts.ts';
+import { mean, median, sum } from './statistics.ts';
+
+interface Flags extends ModelOptions {
+  readonly prompts?: string;
+  readonly drafters: string;
+  readonly limit?: number;
+  readonly maxTokens: number;
+  readonly temperature: number;
+  readonly seed: number;
+  readonly json?: string;
+}
+
+export function register(bench: Command): void {
+  withModelOptions(bench.command('run').description('drafters against plain decoding, interleaved per question'))
+    .option('--prompts <file>', 'JSONL of {id, task, turns | prompt | messages} (default: 28 that come with eaglet)')
+    .option('--drafters <list>', 'the first is the baseline', 'none,eagle')
+    .option('--limit <n>', 'questions at most, taken from the tasks in turn', positiveNumber)
+    .option('-n, --max-tokens <n>', 'new tokens per question', positiveNumber, 128)
+    .option('-t, --temperature <x>', '0 takes the likeliest token', realNumber, 0)
+    .option('--seed <n>', 'same seed, same text', wholeNumber, 0)
+    .option('--json <file>', 'write all rows and the summary')
+    .action(run);
+}
+
+/** One question, one drafter. */
+interface Row {
+  readonly id: string;
+  readonly task: string;
+  readonly drafter: DrafterName;
+  readonly newTokens: number;
+  readonly rounds: number;
+  /** Of decoding, prefill not counted; likewise all that follows. */
+  readonly ms: number;
+  readonly acceptanceLength: number;
+  readonly treeSize: number;
+  /** To the baseline's text, token for token. */
+  readonly identical: boolean;
+  readonly phases: Phases;
+}
+
+const PHASES = ['draft', 'verify', 'sample', 'commit', 'outsideNative'] as const;
+/** Milliseconds. The first four make up a round; what is spent outside native calls runs through all of them. */
+type Phases = { readonly [P in (typeof PHASES)[number]]: number };
+
+async function run(flags: Flags): Promise<void> {
+  const clock: KernelClock = { ms: 0, calls: 0 };
+  using engine = await openEngine({ ...flags, clock });
+  const drafters = readDrafters(flags.drafters, engine);
+  const questions = readPrompts(flags.prompts ?? DEFAULT_PROMPTS, flags.limit);
+  const rows = await askAll(engine, clock, questions, drafters, flags);
+  const { maxTokens, temperature, seed, dtype, model, limit, treeSize, head } = flags;
+  const report = {
+    machine: { cpu: cpus()[0]?.model, isa: engine.kernels.isa, threads: engine.kernels.threads, node: process.version },
+    settings: { model, dtype, head, drafters, treeSize, prompts: flags.prompts, limit, maxTokens, temperature, seed },
+    rows,
+    summary: summarise(rows, drafters),
+  };
+  if (flags.json !== undefined) writeFileSync(flags.json, `${JSON.stringify(report)}\n`);
+  print(report.summary, engine);
+}
+
+function readDrafters(list: string, engine: Engine): readonly DrafterName[] {
+  return list.split(',').map((name) => {
+    const known = engine.drafters.find((drafter) => drafter === name);
+    if (known === undefined)
+      throw new RequestError('--drafters', `"${name}" is not loaded, available: ${engine.drafters.join(', ')}`);
+    return known;
+  });
+}
+
+async function askAll(
+  engine: Engine,
+  clock: KernelClock,
+  questions: readonly PromptEntry[],
+  drafters: readonly DrafterName[],
+  { maxTokens, temperature, seed }: Flags,
+): Promise<readonly Row[]> {
+  const rows: Row[] = [];
+  using progress = new ProgressBar('questions', questions.length);
+  for (const drafter of drafters) await engine.complete(questions[0]!.messages, { maxTokens: 16, drafter }); // warms up
+  for (const [index, { id, task, messages }] of questions.entries()) {
+    const answers = new Map<DrafterName, { result: TextResult; nativeMs: number }>();
+    for (const drafter of index % 2 === 0 ? drafters : [...drafters].reverse())
+      answers.set(drafter, await ask(engine, clock, messages, { maxTokens, temperature, seed, drafter }));
+    const baseline = answers.get(drafters[0]!)!.result.newIds.join();
+    for (const [drafter, { result, nativeMs }] of answers) {
+      const { stats } = result;
+      rows.push({
+        id,
+        task,
+        drafter,
+        newTokens: stats.newTokens,
+        rounds: stats.rounds,
+        ms: stats.decodeMs,
+        acceptanceLength: stats.acceptanceLength,
+        treeSize: stats.treeSize,
+        identical: result.newIds.join() === baseline,
+        phases: {
+          draft: stats.draftMs,
+          verify: stats.verifyMs,
+          sample: stats.sampleMs,
+          commit: stats.commitMs,
+          outsideNative: stats.decodeMs - nativeMs,
+        },
+      });
+    }
+    progress.update(index + 1);
+  }
+  return rows;
+}
+
+/** An answer, and the milliseconds that its decoding spent inside native calls. */
+async function ask(
+  engine: Engine,
+  clock: KernelClock,
+  messages: PromptEntry['messages'],
+  options: TextOptions,
+): Promise<{ result: TextResult; nativeMs: number }> {
+  const stream = engine.stream(engine.encode(messages), options);
+  let beforeDecoding: number | undefined;
+  for (;;) {
+    const next = await stream.next();
+    if (next.done) return { result: next.value, nativeMs: clock.ms - (beforeDecoding ?? clock.ms) };
+    beforeDecoding ??= clock.ms; // the first token comes out of prefill
+  }
+}
+
+interface TaskSummary {
+  /** Ratio of the mean tokens/s, as Spec-Bench (arXiv:2401.07851) counts it. */
+  readonly speedup: number;
+  /** Emitted tokens per round, over all rounds. */
+  readonly acceptanceLength: number;
+}
+
+interface DrafterSummary extends TaskSummary {
+  /** Median over the questions of plain time / own time: what one disturbed question cannot move. */
+  readonly medianSpeedup: number;
+  readonly treeSize: number;
+  readonly tokensPerSecond: number;
+  readonly identical: boolean;
+  /** Milliseconds per round. */
+  readonly roundMs: number;
+  readonly phases: Phases;
+  readonly byTask: Readonly<Record<string, TaskSummary>>;
+}
+
+type Summary = Readonly<Record<string, DrafterSummary>>;
+
+function summarise(all: readonly Row[], drafters: readonly DrafterName[]): Summary {
+  const decoded = all.filter((row) => row.rounds > 0); // an answer of one token has no decoding to time
+  const of = (drafter: DrafterName, task?: string): Row[] =>
+    decoded.filter((row) => row.drafter === drafter && (task === undefined || row.task === task));
+  const rate = (rows: readonly Row[]): number => mean(rows.map((row) => ((row.newTokens - 1) / row.ms) * 1000));
+  const gain = (drafter: DrafterName, task?: string): TaskSummary => {
+    const rows = of(drafter, task);
+    return {
+      speedup: rate(rows) / rate(of(drafters[0]!, task)),
+      acceptanceLength: sum(rows.map((row) => row.newTokens - 1)) / sum(rows.map((row) => row.rounds)),
+    };
+  };
+  const plainMs = new Map(of(drafters[0]!).map((row) => [row.id, row.ms]));
+  return Object.fromEntries(
+    drafters.map((drafter): [string, DrafterSummary] => {
+      const rows = of(drafter);
+      const perRound = (pick: (row: Row) => number): number => sum(rows.map(pick)) / sum(rows.map((row) => row.rounds));
+      const tasks = [...new Set(rows.map((row) => row.task))];
+      return [
+        drafter,
+        {
+          ...gain(drafter),
+          medianSpeedup: median(rows.map((row) => (plainMs.get(row.id) ?? Number.NaN) / row.ms)),
+          treeSize: mean(rows.map((row) => row.treeSize)),
+          tokensPerSecond: rate(rows),
+          identical: all.every((row) => row.drafter !== drafter || row.identical),
+          roundMs: perRound((row) => row.ms),
+          phases: {
+            draft: perRound((row) => row.phases.draft),
+            verify: perRound((row) => row.phases.verify),
+            sample: perRound((row) => row.phases.sample),
+            commit: perRound((row) => row.phases.commit),
+            outsideNative: perRound((row) => row.phases.outsideNative),
+          },
+          byTask: Object.fromEntries(tasks.map((task) => [task, gain(drafter, task)])),
+        },
+      ];
+    }),
+  );
+}
+
+function print(summary: Summary, { kernels }: Engine): void {
+  const drafters = Object.entries(summary);
+  const write = (text: string) => process.stdout.write(text);
+  write(`${kernels.isa} · ${kernels.threads} threads\n\n`);
+  write(
+    formatTable(
+      ['drafter', 'speedup', 'median', 'acceptance length', 'tree', 'tokens/s', 'identical'],
+      drafters.map(([name, s]) => [
+        name,
+        `${s.speedup.toFixed(2)}x`,
+        `${s.medianSpeedup.toFixed(2)}x`,
+        s.acceptanceLength.toFixed(2),
+        s.treeSize.toFixed(1),
+        s.tokensPerSecond.toFixed(1),
+        s.identical ? 'yes' : 'NO',
+      ]),
+    ),
+  );
+  write('\n');
+  const share = (part: number, whole: number): string => `${part.toFixed(2)} (${((part / whole) * 100).toFixed(1)} %)`;
+  write(
+    formatTable(
+      ['ms a round', 'all', ...PHASES.map((phase) => (phase === 'outsideNative' ? 'outside native calls' : phase))],
+      drafters.map(([name, { roundMs, phases }]) => [
+        name,
+        roundMs.toFixed(2),
+        ...PHASES.map((phase) => share(phases[phase], roundMs)),
+      ]),
+    ),
+  );
+  write('\n');
+  const tasks = Object.keys(drafters[0]![1].byTask);
+  write(
+    formatTable(
+      ['task', ...drafters.map(([name]) => name)],
+      tasks.map((task) => [
+        task,
+        ...drafters.map(([, { byTask }]) => {
+          const gain = byTask[task];
+          return gain === undefined ? '-' : `${gain.speedup.toFixed(2)}x · ${gain.acceptanceLength.toFixed(2)}`;
+        }),
+      ]),
+    ),
+  );
+}
