@@ -1,12 +1,11 @@
 /** Composition root: model reference → tokenizer, target, drafter. The asynchronous edge around the synchronous core. */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { type Checkpoint, openCheckpoint } from './checkpoint/checkpoint.ts';
-import { readHeadConfig } from './checkpoint/config.ts';
+import { openHeadFiles } from './checkpoint/head.ts';
 import { type FetchProgress, resolveModel } from './checkpoint/hub.ts';
-import { openSafetensors } from './checkpoint/safetensors.ts';
 import { type GenerateOptions, generate, type StopReason } from './decode/generate.ts';
 import { type GenerationStats, StatsCollector } from './decode/stats.ts';
 import type { Drafter } from './draft/drafter.ts';
@@ -14,7 +13,7 @@ import { EagleDrafter } from './draft/eagle.ts';
 import { EagleHead } from './draft/eagle-head.ts';
 import { NoDrafter } from './draft/none.ts';
 import { staticShape } from './draft/tree.ts';
-import { CheckpointError, DisposedError, RequestError } from './errors.ts';
+import { DisposedError, RequestError } from './errors.ts';
 import { createKernels } from './kernels/choose.ts';
 import type { KernelClock } from './kernels/clocked.ts';
 import type { Kernels } from './kernels/kernels.ts';
@@ -78,6 +77,8 @@ export interface TextResult {
 
 /** Eight nodes cost little more than one on the machines measured so far (docs/kernels.md); `bench cost` shows the curve here. */
 const DEFAULT_TREE_SIZE = 8;
+/** A head's precision never changes the text, only how often its guesses are right. */
+export const HEAD_DTYPE = 'q8';
 export const DEFAULT_MODEL = 'smollm2-135m-instruct';
 
 /** @throws ModelNotFoundError, CheckpointError. */
@@ -265,21 +266,13 @@ function chatTemplateOf({ tokenizer }: Checkpoint): string | undefined {
 }
 
 /** The head that ships with the package for a built-in model. */
-function shippedHead(reference: string): string | undefined {
+export function shippedHead(reference: string): string | undefined {
   if (!/^[\w.-]+$/.test(reference)) return undefined;
   const directory = fileURLToPath(new URL(`../heads/${reference}/eagle/`, import.meta.url));
   return existsSync(join(directory, 'config.json')) ? directory : undefined;
 }
 
 function openHead(target: TargetModel, directory: string): EagleHead {
-  const configPath = join(directory, 'config.json');
-  if (!existsSync(configPath))
-    throw new CheckpointError(
-      configPath,
-      'file',
-      'must exist: a head is a directory with config.json and model.safetensors',
-    );
-  const config = readHeadConfig(JSON.parse(readFileSync(configPath, 'utf8')) as unknown, configPath);
-  using source = openSafetensors(join(directory, 'model.safetensors'));
-  return new EagleHead(target, config, source, { dtype: 'q8' });
+  using files = openHeadFiles(directory);
+  return new EagleHead(target, files.config, files.source, { dtype: HEAD_DTYPE });
 }

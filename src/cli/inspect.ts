@@ -1,0 +1,224 @@
+/** What a model file or a draft head is, from its headers: weights are not read, so a file of any size takes a moment. */
+import { createHash } from 'node:crypto';
+import { createReadStream, statSync } from 'node:fs';
+import type { Command } from 'commander';
+import { type Checkpoint, type CheckpointTokenizer, openCheckpoint } from '../checkpoint/checkpoint.ts';
+import { type HeadFiles, isHeadDirectory, openHeadFiles } from '../checkpoint/head.ts';
+import { resolveModel } from '../checkpoint/hub.ts';
+import { DEFAULT_MODEL, HEAD_DTYPE, shippedHead } from '../engine.ts';
+import { CheckpointError, RequestError } from '../errors.ts';
+import { KV_DTYPES } from '../kernels/kernels.ts';
+import { MODEL_DTYPES } from '../model/weights.ts';
+import type { TensorSource } from '../tensor/source.ts';
+import { printJson } from './common.ts';
+import { type Footprint, footprintOf, headFootprint } from './footprint.ts';
+import { formatBytes, formatCount, formatFields, formatTable } from './format.ts';
+import { FetchReporter, ProgressBar } from './progress.ts';
+
+interface Flags {
+  readonly target?: string;
+  readonly sha256?: boolean;
+  readonly json?: boolean;
+}
+
+export function register(program: Command): void {
+  program
+    .command('inspect')
+    .description('file, config, tensors and memory of a model or of a draft head')
+    .argument('[reference]', 'path or built-in alias of a model, or the directory of a head', DEFAULT_MODEL)
+    .option('--target <model>', 'for a head: check that it fits this model, exit code 1 if not')
+    .option('--sha256', 'the file’s hash, which means reading all of it')
+    .option('--json', 'one JSON line')
+    .action(async (reference: string, flags: Flags) => {
+      if (isHeadDirectory(reference)) return inspectHead(reference, flags);
+      if (flags.target !== undefined)
+        throw new RequestError('--target', `is for draft heads, and ${reference} is not the directory of one`);
+      await inspectModel(reference, flags);
+    });
+}
+
+async function inspectModel(reference: string, flags: Flags): Promise<void> {
+  const path = await fetchModel(reference);
+  using checkpoint = await openCheckpoint(path);
+  const { config, source, format, fileBytes } = checkpoint;
+  const head = shippedHead(reference);
+  const report = {
+    kind: 'model',
+    path,
+    format,
+    fileBytes,
+    ...(flags.sha256 && { sha256: await hashFile(path) }),
+    config,
+    tensors: countTensors(source),
+    tokenizer: describeTokenizer(checkpoint.tokenizer),
+    memory: footprintOf(checkpoint),
+    ...(head !== undefined && { head }),
+  };
+  if (flags.json) return printJson(report);
+  const { tokenizer } = report;
+  process.stdout.write(
+    formatFields([
+      ['file', path],
+      ['format', `${format}, ${formatBytes(fileBytes)}`],
+      ...hashField(report.sha256),
+      ...configFields(config),
+      ['tokenizer', tokenizer === null ? 'none: token ids in, token ids out' : tokenizer.kind],
+      ['chat template', tokenizer?.chatTemplate ? 'yes' : 'no'],
+      ['draft head', head ?? 'none comes with eaglet'],
+    ]),
+  );
+  process.stdout.write(`\n${tensorTable(report.tensors)}\n${weightTable(report.memory)}\n${cacheTable(report.memory)}`);
+}
+
+async function inspectHead(directory: string, flags: Flags): Promise<void> {
+  using head = openHeadFiles(directory);
+  const { config, source } = head;
+  const { draftVocabSize, vocabSize } = config;
+  const target = flags.target === undefined ? undefined : await checkTarget(flags.target, head);
+  const report = {
+    kind: 'head',
+    path: directory,
+    format: 'safetensors',
+    fileBytes: source.fileBytes,
+    ...(flags.sha256 && { sha256: await hashFile(source.path) }),
+    config,
+    tensors: countTensors(source),
+    draftVocabulary: { tokens: draftVocabSize, of: vocabSize },
+    ...(target && { target }),
+  };
+  if (target !== undefined && !target.fits) process.exitCode = 1;
+  if (flags.json) return printJson(report);
+  process.stdout.write(
+    formatFields([
+      ['head', directory],
+      ['format', `safetensors, ${formatBytes(source.fileBytes)}`],
+      ...hashField(report.sha256),
+      ...configFields(config),
+      [
+        'draft vocabulary',
+        draftVocabSize === vocabSize
+          ? 'all tokens of the target'
+          : `${formatCount(draftVocabSize)} of the target's ${formatCount(vocabSize)} tokens`,
+      ],
+      ...targetField(target),
+    ]),
+  );
+  process.stdout.write(`\n${tensorTable(report.tensors)}`);
+}
+
+type TargetCheck =
+  | { readonly path: string; readonly fits: true; readonly weightBytes: number }
+  | { readonly path: string; readonly fits: false; readonly problem: string };
+
+/** The checks that loading makes, without the weights. */
+async function checkTarget(reference: string, head: HeadFiles): Promise<TargetCheck> {
+  const path = await fetchModel(reference);
+  using target = await openCheckpoint(path);
+  try {
+    return { path, fits: true, weightBytes: headFootprint(target, head) };
+  } catch (error) {
+    if (!(error instanceof CheckpointError)) throw error;
+    return { path, fits: false, problem: error.message };
+  }
+}
+
+async function fetchModel(reference: string): Promise<string> {
+  using reporter = new FetchReporter();
+  return await resolveModel(reference, { onProgress: reporter.onProgress });
+}
+
+async function hashFile(path: string): Promise<string> {
+  const { size } = statSync(path);
+  if (!statSync(path).isFile()) throw new RequestError('--sha256', `is for a single file, and ${path} is a directory`);
+  using progress = new ProgressBar('sha256', size, 'bytes');
+  const hash = createHash('sha256');
+  let done = 0;
+  for await (const chunk of createReadStream(path, { highWaterMark: 2 ** 20 }) as AsyncIterable<Uint8Array>) {
+    hash.update(chunk);
+    done += chunk.length;
+    progress.update(done);
+  }
+  return hash.digest('hex');
+}
+
+interface TensorCounts {
+  readonly count: number;
+  readonly bytes: number;
+  readonly byType: Readonly<Record<string, { readonly count: number; readonly bytes: number }>>;
+}
+
+function countTensors({ entries }: TensorSource): TensorCounts {
+  const byType: Record<string, { count: number; bytes: number }> = {};
+  let bytes = 0;
+  for (const { type, byteLength } of entries.values()) {
+    byType[type] ??= { count: 0, bytes: 0 };
+    byType[type].count++;
+    byType[type].bytes += byteLength;
+    bytes += byteLength;
+  }
+  return { count: entries.size, bytes, byType };
+}
+
+function describeTokenizer(
+  tokenizer: CheckpointTokenizer | undefined,
+): { readonly kind: string; readonly chatTemplate: boolean } | null {
+  switch (tokenizer?.kind) {
+    case undefined:
+      return null;
+    case 'gguf': {
+      const { model, pre, tokens, chatTemplate } = tokenizer.data;
+      const kind = `${model}, pre-tokenizer ${pre}, ${formatCount(tokens.length)} tokens`;
+      return { kind, chatTemplate: chatTemplate !== undefined };
+    }
+    case 'json':
+      return { kind: 'tokenizer.json', chatTemplate: tokenizer.chatTemplate !== undefined };
+  }
+}
+
+type Field = readonly [name: string, value: string];
+
+function configFields(config: Checkpoint['config'] | HeadFiles['config']): Field[] {
+  const { hiddenSize, intermediateSize, heads, kvHeads, headDim, vocabSize, ropeTheta, rmsNormEps } = config;
+  const isTarget = 'architecture' in config;
+  return [
+    ['architecture', isTarget ? `${config.architecture}, ${config.layers} layers` : 'EAGLE-1, one Llama layer'],
+    ['hidden size', `${hiddenSize}, intermediate ${intermediateSize}`],
+    ['attention', `${heads} heads of ${headDim}, ${kvHeads} for keys and values`],
+    ['vocabulary', `${formatCount(vocabSize)} tokens${isTarget && config.tiedEmbeddings ? ', LM head tied' : ''}`],
+    ...(isTarget ? [['context', `${formatCount(config.contextLength)} tokens`] as const] : []),
+    ['constants', `RoPE theta ${formatCount(ropeTheta)}, RMSNorm eps ${Number(rmsNormEps.toPrecision(6))}`],
+  ];
+}
+
+const hashField = (sha256: string | undefined): Field[] => (sha256 === undefined ? [] : [['sha256', sha256]]);
+
+function targetField(target: TargetCheck | undefined): Field[] {
+  if (target === undefined) return [];
+  if (!target.fits) return [['target', `does NOT fit ${target.path}: ${target.problem}`]];
+  const memory = `${formatBytes(target.weightBytes)} in memory at ${HEAD_DTYPE}`;
+  return [['target', `fits ${target.path}, ${memory}`]];
+}
+
+function tensorTable({ count, bytes, byType }: TensorCounts): string {
+  const rows = Object.entries(byType).map(([type, of]) => [type, formatCount(of.count), formatBytes(of.bytes)]);
+  return formatTable(['tensors', 'count', 'bytes'], [...rows, ['all', formatCount(count), formatBytes(bytes)]]);
+}
+
+function weightTable({ weights, kvDtypes }: Footprint): string {
+  return formatTable(
+    ['--dtype', 'weights in memory', 'KV cache'],
+    MODEL_DTYPES.map((dtype) => [dtype, formatBytes(weights[dtype]), kvDtypes[dtype]]),
+  );
+}
+
+function cacheTable({ cache }: Footprint): string {
+  const contexts = Object.keys(cache.f16.byContext).map(Number);
+  return formatTable(
+    ['KV cache', 'a token', ...contexts.map((tokens) => `${formatCount(tokens)} tokens`)],
+    KV_DTYPES.map((dtype) => [
+      dtype,
+      formatBytes(cache[dtype].bytesPerToken),
+      ...contexts.map((tokens) => formatBytes(cache[dtype].byContext[tokens]!)),
+    ]),
+  );
+}
