@@ -2,17 +2,26 @@
 import { Command } from 'commander';
 import { register as bench } from './bench.ts';
 import { register as chat } from './chat.ts';
+import { register as doctor } from './doctor.ts';
 import { register as generate } from './generate.ts';
+import { register as inspect } from './inspect.ts';
+import { packageInfo } from './package-info.ts';
 import { register as pull } from './pull.ts';
 import { register as verify } from './verify.ts';
 
-const COMMANDS = [chat, generate, pull, verify, bench] as const;
+const COMMANDS = [chat, generate, verify, pull, inspect, doctor, bench] as const;
 
 export async function main(argv: readonly string[]): Promise<void> {
   const program = new Command('eaglet')
     .description('EAGLE speculative decoding: the same text, sooner')
+    .version(packageInfo().version)
     .showSuggestionAfterError();
   for (const register of COMMANDS) register(program);
+  // Whoever reads stdout may stop early, as `head` does.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error;
+    process.exit();
+  });
   try {
     await program.parseAsync(argv);
   } catch (error) {
