@@ -5,55 +5,52 @@
 import { COMMITTED, ForwardBatch } from '../model/forward-batch.ts';
 import type { KvCache, KvSequence } from '../model/kv-cache.ts';
 import type { TargetModel } from '../model/target.ts';
-import type { Tensor } from '../tensor/tensor.ts';
+import { copyRow, ScratchTensor, type Tensor } from '../tensor/tensor.ts';
 import type { Drafter } from './drafter.ts';
 import type { EagleHead } from './eagle-head.ts';
 import type { DraftTree, TreeShape } from './tree.ts';
 
-/** Committed rows that wait for the head: a prefill chunk of the loop fits. */
-const PENDING_ROWS = 512;
-/** Rows of one catching-up forward. */
-const FEED_ROWS = 64;
+/** Committed rows that wait for the head, and so the rows of one catching-up forward: a prefill chunk of the loop fits. */
+const PENDING_ROWS = 64;
 
 export class EagleDrafter implements Drafter {
   readonly name = 'eagle';
   readonly maxNodes: number;
+  /** The head's. Committed: rows made from the target's features. */
+  readonly cache: KvCache;
   readonly #target: TargetModel;
   readonly #head: EagleHead;
   readonly #shape: TreeShape;
-  readonly #cache: KvCache;
   readonly #sequence: KvSequence;
   readonly #batch: ForwardBatch;
-  readonly #d: number;
 
-  // Features of committed rows whose next token was not known yet: row i of the head eats (feature i, token i + 1).
-  readonly #pending: Float32Array; // [PENDING_ROWS, d]
+  // Features of committed rows that the head has not seen: row i of the head eats (feature i, token i + 1).
+  readonly #pending = new ScratchTensor(); // [PENDING_ROWS, d], the first #pendingCount
   readonly #pendingTokens = new Int32Array(PENDING_ROWS);
   #pendingCount = 0;
 
-  readonly #input: { data: Float32Array; rows: number; cols: number }; // features of one forward
-  readonly #hidden: Float32Array; // [maxNodes, d] the head's output at each node
+  readonly #input = new ScratchTensor(); // [level's inner nodes, d] features of one forward
+  readonly #hidden = new ScratchTensor(); // [maxNodes, d] the head's output at each inner node
   readonly #slots: Int32Array; // [maxNodes] where the node's head row lies
-  readonly #ancestors: Int32Array;
+  readonly #ancestors: Int32Array; // [maxDepth]
   readonly #level: Int32Array; // inner nodes of the level in progress
   readonly #tree: { size: number; tokens: Int32Array; parents: Int32Array };
   readonly #hasChildren: Uint8Array;
-  readonly #topIds: Int32Array;
-  readonly #topValues: Float32Array;
+  readonly #topIds: Int32Array; // [level's inner nodes, maxChildren]
+  readonly #topValues: Float32Array; // as #topIds
 
   constructor(target: TargetModel, head: EagleHead, shape: TreeShape, contextSize: number) {
     this.#target = target;
     this.#head = head;
     this.#shape = shape;
     this.maxNodes = shape.size;
-    this.#d = head.config.hiddenSize;
-    this.#cache = head.createCache(contextSize + shape.size);
-    this.#sequence = this.#cache.sequences[0]!;
-    const rows = Math.max(FEED_ROWS, shape.size);
-    this.#batch = new ForwardBatch(rows, shape.size * (shape.maxDepth + 1));
-    this.#pending = new Float32Array(PENDING_ROWS * this.#d);
-    this.#input = { data: new Float32Array(rows * this.#d), rows: 0, cols: this.#d };
-    this.#hidden = new Float32Array(shape.size * this.#d);
+    this.cache = head.createCache(contextSize + shape.size);
+    this.#sequence = this.cache.sequences[0]!;
+    this.#batch = new ForwardBatch(Math.max(PENDING_ROWS, shape.size), shape.size * (shape.maxDepth + 1));
+    const d = head.config.hiddenSize;
+    this.#pending.reshape(PENDING_ROWS, d);
+    this.#input.reshape(shape.size, d);
+    this.#hidden.reshape(shape.size, d);
     this.#slots = new Int32Array(shape.size);
     this.#ancestors = new Int32Array(shape.maxDepth + 1);
     this.#level = new Int32Array(shape.size);
@@ -70,11 +67,12 @@ export class EagleDrafter implements Drafter {
   }
 
   observe(tokens: Int32Array, features: Tensor, rows: Int32Array, count: number): void {
+    if (this.#shape.size === 1) return; // nothing will ever be guessed
     for (let i = 0; i < count; i++) {
       if (this.#pendingCount === PENDING_ROWS) this.#feedAllButLast();
       const row = rows[i]!;
       this.#pendingTokens[this.#pendingCount] = tokens[row]!;
-      copyRow(this.#pending, this.#pendingCount, features.data, row, this.#d);
+      copyRow(this.#pending, this.#pendingCount, features, row);
       this.#pendingCount++;
     }
   }
@@ -84,33 +82,36 @@ export class EagleDrafter implements Drafter {
     const tree = this.#tree;
     tree.tokens[0] = root;
     tree.size = 1;
-    if (this.#pendingCount === 0) return tree;
-    this.#feed(this.#pendingCount, root);
-    if (maxDepth < 1 || shape.size === 1) return tree;
+    if (this.#pendingCount === 0 || maxDepth < 1) return tree;
+    this.#feed(this.#pendingCount, root, true);
+    copyRow(this.#hidden, 0, this.#predicted, this.#pendingCount - 1);
+    this.#pendingCount = 0;
 
     // Level by level: nodes are ordered by depth, so each level is a range of nodes.
-    let parentsEnd = 1;
+    let first = 1;
     this.#level[0] = 0;
-    let inner = 1;
-    while (parentsEnd < shape.size && shape.depths[parentsEnd]! <= maxDepth) {
-      const depth = shape.depths[parentsEnd]!;
-      let end = parentsEnd;
-      for (; end < shape.size && shape.depths[end] === depth; end++) {
-        const parent = shape.parents[end]!;
-        let row = 0;
-        while (this.#level[row] !== parent) row++;
-        const draftId = this.#topIds[row * shape.maxChildren + shape.ranks[end]!]!;
-        tree.tokens[end] = this.#head.targetIds === undefined ? draftId : this.#head.targetIds[draftId]!;
-      }
+    while (first < shape.size && shape.depths[first]! <= maxDepth) {
+      const depth = shape.depths[first]!;
+      let end = first;
+      for (; end < shape.size && shape.depths[end] === depth; end++) this.#guess(end);
       tree.size = end;
       if (depth === maxDepth) break;
-      inner = 0;
-      for (let node = parentsEnd; node < end; node++) if (this.#hasChildren[node]) this.#level[inner++] = node;
-      parentsEnd = end;
+      let inner = 0;
+      for (let node = first; node < end; node++) if (this.#hasChildren[node]) this.#level[inner++] = node;
       if (inner > 0) this.#expand(inner);
+      first = end;
     }
     this.#sequence.rollback();
     return tree;
+  }
+
+  /** A node's token: the guess of its rank after its parent, which is one of the level just run. */
+  #guess(node: number): void {
+    const { parents, ranks, maxChildren } = this.#shape;
+    let row = 0;
+    while (this.#level[row] !== parents[node]) row++;
+    const draftId = this.#topIds[row * maxChildren + ranks[node]!]!;
+    this.#tree.tokens[node] = this.#head.targetIds === undefined ? draftId : this.#head.targetIds[draftId]!;
   }
 
   /** Runs the level's inner nodes in one batch: token of the node, feature predicted at its parent. */
@@ -125,20 +126,19 @@ export class EagleDrafter implements Drafter {
       for (let a = parents[node]!, at = count - 1; a > 0; a = parents[a]!, at--) this.#ancestors[at] = this.#slots[a]!;
       const row = batch.appendAfter(this.#sequence, this.#tree.tokens[node]!, this.#ancestors, count, true);
       this.#slots[node] = batch.layout.slots[row]!;
-      copyRow(this.#input.data, row, this.#hidden, parents[node]!, this.#d);
+      copyRow(this.#input, row, this.#hidden, parents[node]!);
     }
-    this.#run();
-    for (let i = 0; i < inner; i++) copyRow(this.#hidden, this.#level[i]!, this.#predicted.data, i, this.#d);
+    this.#run(this.#input);
+    for (let i = 0; i < inner; i++) copyRow(this.#hidden, this.#level[i]!, this.#predicted, i);
   }
 
   #predicted!: Tensor;
 
   /** The batch through the head; guesses of its wanted rows to #topIds. */
-  #run(): void {
+  #run(features: ScratchTensor): void {
     const batch = this.#batch;
     const { maxChildren } = this.#shape;
-    this.#input.rows = batch.rows;
-    this.#predicted = this.#head.forward(batch, this.#input, this.#cache);
+    this.#predicted = this.#head.forward(batch, features.reshape(batch.rows, features.cols), this.cache);
     if (batch.logitCount === 0) return;
     const logits = this.#head.logits(batch, this.#predicted);
     this.#target.kernels.topK(this.#topIds, this.#topValues, logits.data, batch.logitCount, logits.cols, maxChildren);
@@ -146,36 +146,26 @@ export class EagleDrafter implements Drafter {
 
   #feedAllButLast(): void {
     const last = this.#pendingCount - 1;
-    this.#feed(last, this.#pendingTokens[last]!);
-    copyRow(this.#pending, 0, this.#pending, last, this.#d);
+    this.#feed(last, this.#pendingTokens[last]!, false);
+    copyRow(this.#pending, 0, this.#pending, last);
     this.#pendingTokens[0] = this.#pendingTokens[last]!;
     this.#pendingCount = 1;
   }
 
-  /** The first `count` pending rows, each with its next token (`next` after the last); the guesses after the last row are kept. */
-  #feed(count: number, next: number): void {
+  /** The first `count` pending rows, each with its next token (`next` after the last), which become committed. */
+  #feed(count: number, next: number, wantGuesses: boolean): void {
     const batch = this.#batch;
-    for (let first = 0; first < count; first += FEED_ROWS) {
-      const end = Math.min(first + FEED_ROWS, count);
-      batch.clear();
-      for (let i = first, parent = COMMITTED; i < end; i++) {
-        const token = i + 1 < count ? this.#pendingTokens[i + 1]! : next;
-        parent = batch.append(this.#sequence, token, parent, i === count - 1);
-        copyRow(this.#input.data, i - first, this.#pending, i, this.#d);
-      }
-      this.#run();
-      this.#sequence.commitAll();
+    batch.clear();
+    for (let i = 0, parent = COMMITTED; i < count; i++) {
+      const token = i + 1 < count ? this.#pendingTokens[i + 1]! : next;
+      parent = batch.append(this.#sequence, token, parent, wantGuesses && i === count - 1);
     }
-    copyRow(this.#hidden, 0, this.#predicted.data, this.#predicted.rows - 1, this.#d);
-    this.#pendingCount = 0;
+    this.#run(this.#pending);
+    this.#sequence.commitAll();
   }
 
   [Symbol.dispose](): void {
-    this.#cache[Symbol.dispose]();
+    this.cache[Symbol.dispose]();
     this.#head[Symbol.dispose]();
   }
-}
-
-function copyRow(to: Float32Array, toRow: number, from: Float32Array, fromRow: number, width: number): void {
-  for (let i = 0; i < width; i++) to[toRow * width + i] = from[fromRow * width + i]!;
 }

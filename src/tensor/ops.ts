@@ -4,7 +4,7 @@
  */
 import type { AttentionLayout, Kernels, KvLayer, PackedMatrix } from '../kernels/kernels.ts';
 import { Arena } from './arena.ts';
-import type { Tensor } from './tensor.ts';
+import { copyRow, type Tensor } from './tensor.ts';
 
 /** Rotary tables [positions, headDim/2]. */
 export interface RotaryTables {
@@ -66,15 +66,15 @@ export class EagerOps implements Ops {
     const cols = a.cols + b.cols;
     const out = this.arena.allocate(a.rows, cols);
     for (let row = 0; row < a.rows; row++) {
-      copy(out.data, row * cols, a.data, row * a.cols, a.cols);
-      copy(out.data, row * cols + a.cols, b.data, row * b.cols, b.cols);
+      out.data.set(a.row(row), row * cols);
+      out.data.set(b.row(row), row * cols + a.cols);
     }
     return out;
   }
 
   selectRows(x: Tensor, rows: Int32Array, count: number): Tensor {
     const out = this.arena.allocate(count, x.cols);
-    for (let i = 0; i < count; i++) copy(out.data, i * x.cols, x.data, rows[i]! * x.cols, x.cols);
+    for (let i = 0; i < count; i++) copyRow(out, i, x, rows[i]!);
     return out;
   }
 
@@ -126,9 +126,4 @@ export class EagerOps implements Ops {
   keep(mark: number, tensor: Tensor): Tensor {
     return this.arena.keep(mark, tensor);
   }
-}
-
-/** A loop, not `set(subarray())`: rows are short and a view would be an allocation per row. */
-function copy(to: Float32Array, toStart: number, from: Float32Array, fromStart: number, count: number): void {
-  for (let i = 0; i < count; i++) to[toStart + i] = from[fromStart + i]!;
 }

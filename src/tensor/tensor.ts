@@ -3,4 +3,46 @@ export interface Tensor {
   readonly data: Float32Array;
   readonly rows: number;
   readonly cols: number;
+  /** A view of one row. It is made once: asking for the same row again, also in a later round, allocates nothing. */
+  row(index: number): Float32Array;
+}
+
+/** A tensor whose buffer stays and grows while its shape changes. */
+export class ScratchTensor implements Tensor {
+  data = new Float32Array(0);
+  rows = 0;
+  cols = 0;
+  /** By cols: a buffer serves several shapes within one round, and each finds its views again in the next. */
+  readonly #views = new Map<number, Float32Array[]>();
+
+  /** Keeps the contents where the buffer is large enough. */
+  reshape(rows: number, cols: number): this {
+    if (this.data.length < rows * cols) {
+      this.data = new Float32Array(rows * cols);
+      this.#views.clear();
+    }
+    this.rows = rows;
+    this.cols = cols;
+    return this;
+  }
+
+  row(index: number): Float32Array {
+    const { cols } = this;
+    let views = this.#views.get(cols);
+    if (views === undefined) {
+      views = [];
+      this.#views.set(cols, views);
+    }
+    let view = views[index];
+    if (view === undefined) {
+      view = this.data.subarray(index * cols, (index + 1) * cols);
+      views[index] = view;
+    }
+    return view;
+  }
+}
+
+/** Row `toRow` of `to` = row `fromRow` of `from`, which has as many columns. */
+export function copyRow(to: Tensor, toRow: number, from: Tensor, fromRow: number): void {
+  to.data.set(from.row(fromRow), toRow * to.cols);
 }

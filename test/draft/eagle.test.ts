@@ -11,6 +11,7 @@ import { staticShape } from '../../src/draft/tree.ts';
 import { createKernels } from '../../src/kernels/choose.ts';
 import { COMMITTED, ForwardBatch } from '../../src/model/forward-batch.ts';
 import { loadTarget } from '../../src/model/registry.ts';
+import { ScratchTensor } from '../../src/tensor/tensor.ts';
 
 const golden = new URL('../golden/eagle-tiny/', import.meta.url).pathname;
 const kernels = createKernels();
@@ -59,7 +60,8 @@ describe.each([
       largestDifference(floats(stored.read(`seq${index}.target.logits`)), output.logits.data, n * 512),
     ).toBeLessThan(1e-4);
 
-    const features = { data: output.features.data.slice(), rows: n - 1, cols: 64 };
+    const features = new ScratchTensor().reshape(n - 1, 64);
+    features.data.set(output.features.data.subarray(0, (n - 1) * 64));
     using headCache = head.createCache(64);
     const headBatch = new ForwardBatch(64);
     for (let i = 0, parent = COMMITTED; i < n - 1; i++) {
