@@ -6,11 +6,11 @@
  * Knows token ids only; nothing of text. Synchronous: it yields after every prefill chunk and every round, and whoever drives it decides
  * whether to go on.
  */
-import type { Drafter } from '../draft/drafter.ts';
+import { checkProposal, type Drafter } from '../draft/drafter.ts';
 import type { DraftTree } from '../draft/tree.ts';
 import { RequestError } from '../errors.ts';
 import { COMMITTED, ForwardBatch } from '../model/forward-batch.ts';
-import type { KvCache } from '../model/kv-cache.ts';
+import type { KvCache, KvSequence } from '../model/kv-cache.ts';
 import type { ForwardOutput, TargetModel } from '../model/target.ts';
 import { Sampler, type SamplingOptions } from './sampler.ts';
 import { createVerdict, verifyMatch } from './verify.ts';
@@ -20,6 +20,8 @@ export type StopReason = 'endToken' | 'maxTokens' | 'contextLimit';
 export interface GenerateOptions extends SamplingOptions {
   /** New tokens at most; by default as many as the context holds. */
   readonly maxTokens?: number;
+  /** Tokens of prompt and output together; by default as many as the model and the cache hold. */
+  readonly contextSize?: number;
   /** Tokens that end the text; the one drawn is the last of the output. */
   readonly endTokens?: ReadonlySet<number>;
   /** Rows of a prefill forward. */
@@ -60,26 +62,16 @@ export function* generate(
   prompt: readonly number[],
   options: GenerateOptions = {},
 ): Generator<GenerateEvent, void, void> {
-  const { contextLength, vocabSize } = target.config;
   const sequence = cache.sequences[0]!;
-  const contextSize = Math.min(contextLength, sequence.capacity - drafter.maxNodes);
-  if (prompt.length === 0) throw new RequestError('prompt', 'must have at least one token');
-  if (prompt.length >= contextSize)
-    throw new RequestError('prompt', `${prompt.length} tokens leave no room in a context of ${contextSize}`);
-  const stray = prompt.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
-  if (stray !== undefined) throw new RequestError('prompt', `token ids are 0..${vocabSize - 1}, got ${stray}`);
-  const maxTokens = options.maxTokens ?? contextSize;
-  if (!Number.isInteger(maxTokens) || maxTokens < 1)
-    throw new RequestError('maxTokens', `must be at least 1, got ${maxTokens}`);
-
+  const { vocabSize } = target.config;
+  const { contextSize, maxTokens, prefillChunk } = readLimits(target, drafter, sequence, prompt, options);
   const sampler = new Sampler(target.kernels, vocabSize, options);
-  const chunk = options.prefillChunk ?? PREFILL_CHUNK;
-  const batch = new ForwardBatch(Math.max(chunk, drafter.maxNodes), drafter.maxNodes * drafter.maxNodes);
-  const rows = Int32Array.from({ length: batch.maxRows }, (_, i) => i);
-  const text = new Int32Array(contextSize + drafter.maxNodes + 1); // prompt, then what was drawn
+  const batch = new ForwardBatch(Math.max(prefillChunk, drafter.maxNodes), drafter.maxNodes * drafter.maxNodes);
+  const rows = Int32Array.from({ length: prefillChunk }, (_, i) => i);
+  const text = new Int32Array(contextSize + drafter.maxNodes + 1); // prompt, then what was drawn, then the path being verified
   text.set(prompt);
   let length = prompt.length;
-  const context = { length, promptLength: prompt.length, at: (index: number) => text[index]! };
+  const context = { tokens: text, length, promptLength: prompt.length };
   const verdict = createVerdict(drafter.maxNodes);
   const tokens: number[] = [];
   const times: RoundTimes = { draft: 0, verify: 0, sample: 0, commit: 0 };
@@ -87,23 +79,25 @@ export function* generate(
   // Emits `count` tokens that stand in `text` from `length` on, up to the first that ends the text.
   let emitted = 0;
   const emit = (count: number): StopReason | undefined => {
-    tokens.length = 0;
-    for (let i = 0; i < count; i++) {
+    let stopReason: StopReason | undefined;
+    let i = 0;
+    while (i < count && stopReason === undefined) {
       const token = text[length++]!;
-      tokens.push(token);
+      tokens[i++] = token;
       emitted++;
-      if (options.endTokens?.has(token)) return 'endToken';
-      if (emitted === maxTokens) return 'maxTokens';
-      if (length === contextSize) return 'contextLimit';
+      if (options.endTokens?.has(token)) stopReason = 'endToken';
+      else if (emitted === maxTokens) stopReason = 'maxTokens';
+      else if (length === contextSize) stopReason = 'contextLimit';
     }
-    return undefined;
+    tokens.length = i;
+    return stopReason;
   };
 
   sequence.truncate(0);
   drafter.reset();
-  let output: ForwardOutput | undefined;
-  for (let start = 0; start < prompt.length; start += chunk) {
-    const end = Math.min(start + chunk, prompt.length);
+  let output!: ForwardOutput;
+  for (let start = 0; start < prompt.length; start += prefillChunk) {
+    const end = Math.min(start + prefillChunk, prompt.length);
     batch.clear();
     for (let i = start, parent = COMMITTED; i < end; i++)
       parent = batch.append(sequence, text[i]!, parent, i === prompt.length - 1);
@@ -112,30 +106,31 @@ export function* generate(
     drafter.observe(batch.tokens, output.features, rows, batch.rows);
     if (end < prompt.length) yield { type: 'prefill', processed: end, total: prompt.length };
   }
-  text[length] = sampler.choose(output!.logits.data, 0, context, length);
-  options.onLogits?.(length, output!.logits.data.subarray(0, vocabSize));
+  text[length] = sampler.choose(output.logits, 0, context, length);
+  options.onLogits?.(length, output.logits.row(0));
   let stopReason = emit(1);
   yield { type: 'round', tokens, drafted: 0, treeSize: 0, stopReason, times };
+
+  let tree!: DraftTree;
+  // The target's own token after a node of the tree, given the path down to it.
+  const chooseAfter = (node: number, depth: number): number => {
+    if (node > 0) text[length + depth - 1] = tree.tokens[node]!;
+    context.length = length + depth;
+    return sampler.choose(output.logits, node, context, context.length);
+  };
 
   while (stopReason === undefined) {
     const began = performance.now();
     // Nodes past the last token that may still be emitted could only be thrown away.
     const maxDepth = Math.min(maxTokens - emitted, contextSize - length) - 1;
-    const tree = drafter.propose(text[length - 1]!, maxDepth);
+    tree = drafter.propose(text[length - 1]!, maxDepth);
+    checkProposal(drafter, tree, text[length - 1]!, maxDepth, vocabSize);
     const drafted = performance.now();
 
-    const { logits, features } = forwardTree(target, cache, batch, tree);
+    output = forwardTree(target, cache, batch, tree);
     const verified = performance.now();
 
-    verifyMatch(
-      tree,
-      (node, depth) => {
-        if (node > 0) text[length + depth - 1] = tree.tokens[node]!;
-        context.length = length + depth;
-        return sampler.choose(logits.data, node, context, length + depth);
-      },
-      verdict,
-    );
+    verifyMatch(tree, chooseAfter, verdict);
     text[length + verdict.pathLength - 1] = verdict.bonus;
     const sampled = performance.now();
 
@@ -143,18 +138,44 @@ export function* generate(
     stopReason = emit(accepted + 1);
     // The root and the accepted drafts that were emitted are in the cache; the last emitted token never is.
     const kept = tokens.length;
-    for (let i = 0; options.onLogits !== undefined && i < kept; i++) {
-      const row = verdict.path[i]! * vocabSize;
-      options.onLogits(length - kept + i, logits.data.subarray(row, row + vocabSize));
-    }
+    for (let i = 0; options.onLogits !== undefined && i < kept; i++)
+      options.onLogits(length - kept + i, output.logits.row(verdict.path[i]!));
     sequence.commit(verdict.path, kept);
-    drafter.observe(batch.tokens, features, verdict.path, kept);
+    drafter.observe(batch.tokens, output.features, verdict.path, kept);
     times.draft = drafted - began;
     times.verify = verified - drafted;
     times.sample = sampled - verified;
     times.commit = performance.now() - sampled;
     yield { type: 'round', tokens, drafted: Math.min(accepted, kept), treeSize: tree.size, stopReason, times };
   }
+}
+
+/** What the request asks for, held against what the model, the cache and the drafter allow. */
+function readLimits(
+  target: TargetModel,
+  drafter: Drafter,
+  sequence: KvSequence,
+  prompt: readonly number[],
+  options: GenerateOptions,
+): { readonly contextSize: number; readonly maxTokens: number; readonly prefillChunk: number } {
+  const { contextLength, vocabSize } = target.config;
+  // The nodes of one tree lie behind the committed rows.
+  const room = Math.min(contextLength, sequence.capacity - drafter.maxNodes);
+  const contextSize = options.contextSize ?? room;
+  if (!Number.isInteger(contextSize) || contextSize > room)
+    throw new RequestError('contextSize', `must be a whole number of at most ${room}, got ${contextSize}`);
+  if (prompt.length === 0) throw new RequestError('prompt', 'must have at least one token');
+  if (prompt.length >= contextSize)
+    throw new RequestError('prompt', `${prompt.length} tokens leave no room in a context of ${contextSize}`);
+  const stray = prompt.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
+  if (stray !== undefined) throw new RequestError('prompt', `token ids are 0..${vocabSize - 1}, got ${stray}`);
+  const maxTokens = options.maxTokens ?? contextSize;
+  if (!Number.isInteger(maxTokens) || maxTokens < 1)
+    throw new RequestError('maxTokens', `must be at least 1, got ${maxTokens}`);
+  const prefillChunk = options.prefillChunk ?? PREFILL_CHUNK;
+  if (!Number.isInteger(prefillChunk) || prefillChunk < 1)
+    throw new RequestError('prefillChunk', `must be at least 1, got ${prefillChunk}`);
+  return { contextSize, maxTokens, prefillChunk };
 }
 
 /** One target forward over the whole tree: node i is row i. */

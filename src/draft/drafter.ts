@@ -16,3 +16,40 @@ export interface Drafter extends Disposable {
   /** A tree below `root`, the token drawn last. Nodes deeper than `maxDepth` would pass a limit and must not be proposed. */
   propose(root: number, maxDepth: number): DraftTree;
 }
+
+/**
+ * Holds a proposal against the rules before any of it reaches the target. A drafter that breaks one is a bug, not bad luck: a guess may
+ * be wrong, but it is a token of the vocabulary at an allowed place.
+ * @param root and maxDepth as given to `propose`.
+ * @throws RangeError naming the drafter, the node and the rule.
+ */
+export function checkProposal(
+  drafter: Drafter,
+  { size, tokens, parents }: DraftTree,
+  root: number,
+  maxDepth: number,
+  vocabSize: number,
+): void {
+  const { maxNodes } = drafter;
+  if (!(size >= 1 && size <= maxNodes && size <= tokens.length && size <= parents.length)) {
+    fail(drafter, `a tree has 1..${maxNodes} nodes, got ${size}`);
+  }
+  if (tokens[0] !== root || parents[0] !== -1) {
+    fail(drafter, `the root is token ${root} with parent -1, got token ${tokens[0]} with parent ${parents[0]}`);
+  }
+  for (let node = 1; node < size; node++) {
+    const token = tokens[node]!;
+    const parent = parents[node]!;
+    if (token < 0 || token >= vocabSize) {
+      fail(drafter, `node ${node} must be a token of 0..${vocabSize - 1}, got ${token}`);
+    }
+    if (parent < 0 || parent >= node) fail(drafter, `node ${node}'s parent must come before it, got ${parent}`);
+    let depth = 1;
+    for (let above = parent; above > 0; above = parents[above]!) depth++;
+    if (depth > maxDepth) fail(drafter, `node ${node} must be at most ${maxDepth} deep, got ${depth}`);
+  }
+}
+
+function fail(drafter: Drafter, rule: string): never {
+  throw new RangeError(`drafter "${drafter.name}": ${rule}`);
+}
