@@ -207,6 +207,6 @@ export interface Kernels {
   /** Streams `bytes` of fresh memory `repeats` times with every thread; returns the best GB/s (10⁹ bytes per second) read. */
   bandwidth(bytes: number, repeats: number): number;
 
-  /** Ends the thread pool. The object must not be used afterwards. */
+  /** Leaves the thread pool, which ends with its last user. The object must not be used afterwards. */
   dispose(): void;
 }

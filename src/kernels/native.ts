@@ -110,8 +110,26 @@ export function nativeTables(): readonly string[] {
 const dtypeIndex = (matrix: PackedMatrix): number => WEIGHT_DTYPES.indexOf(matrix.dtype);
 
 /**
+ * Threads asked for by the instances that live, oldest first. The pool is one per process: the youngest decides its size, the one before
+ * it again once it is disposed, and with the last of them the pool ends.
+ */
+const living: { readonly threads: number }[] = [];
+
+function joinPool(table: NativeTable, threads: number): () => void {
+  const member = { threads };
+  living.push(member);
+  table.setThreads(threads);
+  return () => {
+    const at = living.indexOf(member);
+    if (at < 0) return; // disposed before
+    living.splice(at, 1);
+    table.setThreads(living.at(-1)?.threads ?? 1);
+  };
+}
+
+/**
  * @param options.isa one of `nativeTables()`; @param options.threads working threads, the caller included.
- * The pool is one per process: the last created instance sets its size.
+ * The pool is one per process: the youngest living instance sets its size.
  */
 export function createNativeKernels(options: {
   readonly isa: string;
@@ -124,7 +142,7 @@ export function createNativeKernels(options: {
       `kernels: no table "${options.isa}" on this machine, available: ${nativeTables().join(', ') || 'none'}`,
     );
   }
-  table.setThreads(options.threads);
+  const leavePool = joinPool(table, options.threads);
   const useKv = (kv: KvLayer): void =>
     table.useKv(kv.dtype === 'f16' ? 1 : 0, kv.kvHeads, kv.headDim, kv.slots, kv.keys, kv.values);
   const use = (kv: KvLayer, layout: AttentionLayout): void => {
@@ -171,7 +189,7 @@ export function createNativeKernels(options: {
     argmax: (out, x, n, cols) => table.argmax(out, x, n, cols),
     topK: (ids, values, x, n, cols, k) => table.topK(ids, values, x, n, cols, k),
     bandwidth: (bytes, repeats) => table.bandwidth(bytes, repeats),
-    dispose: () => table.setThreads(1),
+    dispose: leavePool,
   };
   // Inside the checks: they are TypeScript, so their time is not the kernels'.
   return checked(clocked(kernels, options.clock));
