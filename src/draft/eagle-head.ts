@@ -28,7 +28,7 @@ export class EagleHead implements Disposable {
   readonly #fcBias: Float32Array | undefined; // [d]
   readonly #layer: LayerWeights;
   readonly #lmHead: PackedMatrix; // [Vd, d]
-  readonly #ownLmHead: ArrayBuffer | undefined;
+  readonly #buffers: ArrayBuffer[] = []; // the head's own, beside the loader's
   readonly #rotary: RotaryTables;
   readonly #ops: EagerOps;
   /** Target id of a draft id; undefined where the vocabularies are the same. */
@@ -61,17 +61,18 @@ export class EagleHead implements Disposable {
       this.#fc = loader.matrix([{ name: 'fc.weight', rows: d }], 2 * d);
       this.#fcBias = loader.has('fc.bias') ? loader.vector('fc.bias', d) : undefined;
       this.#layer = loadLayer(loader, 'layers.0.', config, { rotaryLayout: 'half', inputNorm: false });
+      if (this.targetIds === undefined) {
+        this.#lmHead = target.lmHead;
+      } else {
+        const rows = this.targetIds.length;
+        const buffer = kernels.allocate(packedBytes(options.dtype, rows, d));
+        this.#buffers.push(buffer);
+        this.#lmHead = { dtype: options.dtype, rows, cols: d, data: new Uint8Array(buffer) };
+        selectMatrixRows(target, this.#lmHead, this.targetIds);
+      }
     } catch (error) {
-      loader[Symbol.dispose]();
+      this[Symbol.dispose]();
       throw error;
-    }
-    if (this.targetIds === undefined) {
-      this.#lmHead = target.lmHead;
-    } else {
-      const rows = this.targetIds.length;
-      this.#ownLmHead = kernels.allocate(packedBytes(options.dtype, rows, d));
-      this.#lmHead = { dtype: options.dtype, rows, cols: d, data: new Uint8Array(this.#ownLmHead) };
-      selectMatrixRows(target, this.#lmHead, this.targetIds);
     }
     this.#rotary = rotaryTables(target.config.contextLength, config.headDim, config.ropeTheta);
   }
@@ -104,7 +105,7 @@ export class EagleHead implements Disposable {
 
   [Symbol.dispose](): void {
     this.#loader[Symbol.dispose]();
-    if (this.#ownLmHead !== undefined) this.#target.kernels.release(this.#ownLmHead);
+    for (const buffer of this.#buffers.splice(0)) this.#target.kernels.release(buffer);
   }
 }
 

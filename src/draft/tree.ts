@@ -75,14 +75,17 @@ export const EAGLE_STATIC_PATHS: readonly (readonly number[])[] = [
 ]; // biome-ignore format: one depth a line
 
 /** How often the rank-th guess was the target's token, measured for the starter head on the development questions' chains and trees. */
-const RANK_ACCEPTANCE = [0.38, 0.13, 0.07, 0.05] as const;
+export const RANK_ACCEPTANCE = [0.38, 0.13, 0.07, 0.05] as const;
 
 /** The `nodes` (root included) likeliest nodes of the static tree, by the product of their ranks' acceptance; closed under parents. */
-export function staticShape(nodes: number = EAGLE_STATIC_PATHS.length + 1): TreeShape {
+export function staticShape(
+  nodes: number = EAGLE_STATIC_PATHS.length + 1,
+  acceptance: readonly number[] = RANK_ACCEPTANCE,
+): TreeShape {
   if (!Number.isInteger(nodes) || nodes < 1 || nodes > EAGLE_STATIC_PATHS.length + 1) {
     throw new RangeError(`tree: the static tree has 1..${EAGLE_STATIC_PATHS.length + 1} nodes, got ${nodes}`);
   }
-  const likelihood = (path: readonly number[]): number => path.reduce((p, rank) => p * RANK_ACCEPTANCE[rank]!, 1);
+  const likelihood = (path: readonly number[]): number => path.reduce((p, rank) => p * acceptance[rank]!, 1);
   const ranked = [...EAGLE_STATIC_PATHS].sort((a, b) => likelihood(b) - likelihood(a));
   return shapeFromPaths(ranked.slice(0, nodes - 1));
 }
