@@ -6,13 +6,14 @@ import { fileURLToPath } from 'node:url';
 import { type Checkpoint, openCheckpoint } from './checkpoint/checkpoint.ts';
 import { openHeadFiles } from './checkpoint/head.ts';
 import { type FetchProgress, resolveModel } from './checkpoint/hub.ts';
-import { type GenerateOptions, generate, type StopReason } from './decode/generate.ts';
+import { type GenerateEvent, type GenerateOptions, generate, type Round, type StopReason } from './decode/generate.ts';
 import { type GenerationStats, StatsCollector } from './decode/stats.ts';
 import type { Drafter } from './draft/drafter.ts';
 import { EagleDrafter } from './draft/eagle.ts';
 import { EagleHead } from './draft/eagle-head.ts';
 import { NoDrafter } from './draft/none.ts';
-import { staticShape } from './draft/tree.ts';
+import { RANK_ACCEPTANCE, staticShape } from './draft/tree.ts';
+import { chooseTreeSize, measureTreeCosts } from './draft/tree-size.ts';
 import { DisposedError, RequestError } from './errors.ts';
 import { createKernels } from './kernels/choose.ts';
 import type { KernelClock } from './kernels/clocked.ts';
@@ -38,7 +39,7 @@ export interface EngineOptions {
   readonly threads?: number;
   /** Tokens of prompt and answer together; by default what the model was trained for. */
   readonly contextSize?: number;
-  /** Nodes of EAGLE's static tree, root included (1..26). */
+  /** Nodes of EAGLE's static tree, root included (1..26); by default what promises most tokens per second, measured at load. */
   readonly treeSize?: number;
   /** Counts the time spent inside kernels, for benchmarks. */
   readonly clock?: KernelClock;
@@ -46,7 +47,7 @@ export interface EngineOptions {
   readonly signal?: AbortSignal;
 }
 
-export interface TextOptions extends GenerateOptions {
+export interface TextOptions extends Omit<GenerateOptions, 'contextSize'> {
   readonly drafter?: DrafterName;
   /** Strings that end the text; they are not part of it. */
   readonly stop?: readonly string[];
@@ -62,7 +63,7 @@ export interface TextToken {
 }
 
 export interface TextChunk {
-  /** The tokens' texts together. */
+  /** The tokens' texts together. After an abort a last chunk without tokens brings what was held back. */
   readonly text: string;
   readonly tokens: readonly TextToken[];
 }
@@ -75,8 +76,6 @@ export interface TextResult {
   readonly stats: GenerationStats;
 }
 
-/** Eight nodes cost little more than one on the machines measured so far (docs/kernels.md); `bench cost` shows the curve here. */
-const DEFAULT_TREE_SIZE = 8;
 /** A head's precision never changes the text, only how often its guesses are right. */
 export const HEAD_DTYPE = 'q8';
 export const DEFAULT_MODEL = 'smollm2-135m-instruct';
@@ -106,39 +105,48 @@ export class Engine implements Disposable {
   /** The process's highest resident memory so far, in bytes, once loaded; 0 where the system does not say. */
   readonly peakResidentBytes: number;
   readonly contextSize: number;
-  readonly #kernels: Kernels;
+  /** Nodes of the EAGLE drafter's tree, root included; 1 drafts nothing. */
+  readonly treeSize: number;
+  readonly kernels: Kernels;
   readonly #drafters = new Map<DrafterName, Drafter>();
   readonly #cache: KvCache;
+  readonly #owned: Disposable[] = []; // in the order of their making
   #busy = false;
   #disposed = false;
 
   /** @param started when loading began, on `performance.now()`'s clock. */
   constructor(reference: string, checkpoint: Checkpoint, options: EngineOptions, started = performance.now()) {
     const { config, source, tokenizer } = checkpoint;
-    const treeSize = options.treeSize ?? DEFAULT_TREE_SIZE;
-    const shape = staticShape(treeSize);
-    this.contextSize = Math.min(options.contextSize ?? config.contextLength, config.contextLength);
-    this.#kernels = createKernels({
-      ...(options.threads !== undefined && { threads: options.threads }),
-      ...(options.clock && { clock: options.clock }),
-    });
+    const contextSize = options.contextSize ?? config.contextLength;
+    if (!Number.isInteger(contextSize) || contextSize < 2)
+      throw new RequestError('contextSize', `must be a whole number of at least 2, got ${contextSize}`);
+    this.contextSize = Math.min(contextSize, config.contextLength);
+    if (options.treeSize !== undefined) staticShape(options.treeSize); // refused before anything is loaded
     this.tokenizer = tokenizer && buildTokenizer(tokenizer, checkpoint.path);
     const template = chatTemplateOf(checkpoint);
     this.chatTemplate = template === undefined ? undefined : new ChatTemplate(template);
-    this.target = loadTarget(this.#kernels, config, source, { dtype: options.dtype ?? 'auto' });
-    this.#cache = this.target.createCache(1, this.contextSize + shape.size);
-    this.#drafters.set('none', new NoDrafter());
-    const headDirectory = options.head ?? shippedHead(reference);
-    if (headDirectory !== undefined) {
-      try {
-        this.#drafters.set(
-          'eagle',
-          new EagleDrafter(this.target, openHead(this.target, headDirectory), shape, this.contextSize),
-        );
-      } catch (error) {
-        this[Symbol.dispose]();
-        throw error;
+    try {
+      const kernels = createKernels({
+        ...(options.threads !== undefined && { threads: options.threads }),
+        ...(options.clock && { clock: options.clock }),
+      });
+      this.#own({ [Symbol.dispose]: () => kernels.dispose() });
+      this.kernels = kernels;
+      this.target = this.#own(loadTarget(kernels, config, source, { dtype: options.dtype ?? 'auto' }));
+      this.#drafters.set('none', new NoDrafter());
+      const headDirectory = options.head ?? shippedHead(reference);
+      if (headDirectory === undefined) {
+        this.treeSize = 1;
+      } else {
+        const head = this.#own(openHead(this.target, headDirectory));
+        this.treeSize = options.treeSize ?? chooseTreeSize(measureTreeCosts(this.target, head), RANK_ACCEPTANCE);
+        const shape = staticShape(this.treeSize);
+        this.#drafters.set('eagle', this.#own(new EagleDrafter(this.target, head, shape, this.contextSize)));
       }
+      this.#cache = this.#own(this.target.createCache(1, this.contextSize + this.treeSize));
+    } catch (error) {
+      this[Symbol.dispose]();
+      throw error;
     }
     this.loadMs = performance.now() - started;
     this.peakResidentBytes = process.resourceUsage().maxRSS * 1024;
@@ -169,51 +177,26 @@ export class Engine implements Disposable {
       throw new RequestError('drafter', `"${name}" is not loaded: give the directory of its head`);
     this.#busy = true;
     try {
-      const collector = new StatsCollector(promptIds.length);
-      const detokenizer = this.tokenizer && new StreamingDetokenizer(this.tokenizer);
-      const matcher = new StopMatcher(options.stop ?? []);
+      const answer = new Answer(promptIds, this.tokenizer, options.stop ?? []);
       const endTokens = options.endTokens ?? this.tokenizer?.endTokens;
-      const newIds: number[] = [];
-      let text = '';
-      let stopReason: TextResult['stopReason'] | undefined;
       const rounds = generate(this.target, drafter, this.#cache, promptIds, {
         ...options,
         ...(endTokens && { endTokens }),
+        contextSize: this.contextSize,
       });
-      while (stopReason === undefined) {
+      while (answer.stopReason === undefined && !options.signal?.aborted) {
+        if (this.#disposed) throw new DisposedError('the engine');
         const began = performance.now();
         const next = rounds.next();
-        const milliseconds = performance.now() - began;
         if (next.done) break;
-        const event = next.value;
-        if (event.type === 'prefill') {
-          collector.prefill(milliseconds);
-        } else {
-          collector.round(event, milliseconds);
-          const tokens: { id: number; text: string; drafted: boolean }[] = [];
-          for (const [i, id] of event.tokens.entries()) {
-            newIds.push(id);
-            const matched = matcher.push(detokenizer?.push(id) ?? '');
-            tokens.push({ id, text: matched.text, drafted: i < event.drafted });
-            if (matched.stopped) {
-              stopReason = 'stopString';
-              break;
-            }
-          }
-          stopReason ??= event.stopReason;
-          if (stopReason !== undefined && stopReason !== 'stopString') {
-            const last = matcher.push(detokenizer?.flush() ?? '');
-            tokens.at(-1)!.text += last.text + (last.stopped ? '' : matcher.flush());
-          }
-          const piece = tokens.map((token) => token.text).join('');
-          text += piece;
-          yield { text: piece, tokens };
-        }
+        const chunk = answer.take(next.value, performance.now() - began);
+        if (chunk !== undefined) yield chunk;
         // Lets timers, sockets and signals have their turn: the core itself never waits.
         await nextTurn();
-        if (stopReason === undefined && options.signal?.aborted) stopReason = 'abort';
       }
-      return { text, promptIds, newIds, stopReason: stopReason ?? 'abort', stats: collector.stats };
+      const held = answer.end();
+      if (held !== '') yield { text: held, tokens: [] };
+      return answer.result;
     } finally {
       this.#busy = false;
     }
@@ -232,10 +215,6 @@ export class Engine implements Disposable {
     }
   }
 
-  get kernels(): Kernels {
-    return this.#kernels;
-  }
-
   /** Bytes of the target's weights in memory. */
   get weightBytes(): number {
     return this.target.weightBytes;
@@ -245,13 +224,88 @@ export class Engine implements Disposable {
     return [...this.#drafters.keys()];
   }
 
+  #own<T extends Disposable>(part: T): T {
+    this.#owned.push(part);
+    return part;
+  }
+
   [Symbol.dispose](): void {
-    if (this.#disposed) return;
     this.#disposed = true;
-    for (const drafter of this.#drafters.values()) drafter[Symbol.dispose]();
-    this.#cache[Symbol.dispose]();
-    this.target[Symbol.dispose]();
-    this.#kernels.dispose();
+    for (const part of this.#owned.splice(0).reverse()) part[Symbol.dispose]();
+  }
+}
+
+/** What a generation has said so far: its tokens become text here, and stop strings end it. */
+class Answer {
+  readonly #promptIds: readonly number[];
+  readonly #detokenizer: StreamingDetokenizer | undefined;
+  readonly #matcher: StopMatcher;
+  readonly #collector: StatsCollector;
+  readonly #newIds: number[] = [];
+  #text = '';
+  stopReason: TextResult['stopReason'] | undefined;
+
+  constructor(promptIds: readonly number[], tokenizer: Tokenizer | undefined, stop: readonly string[]) {
+    this.#promptIds = promptIds;
+    this.#detokenizer = tokenizer && new StreamingDetokenizer(tokenizer);
+    this.#matcher = new StopMatcher(stop);
+    this.#collector = new StatsCollector(promptIds.length);
+  }
+
+  /** @param milliseconds that the event took to compute. */
+  take(event: GenerateEvent, milliseconds: number): TextChunk | undefined {
+    if (event.type === 'prefill') {
+      this.#collector.prefill(milliseconds);
+      return undefined;
+    }
+    const tokens = this.#takeTokens(event);
+    this.#collector.round(event, tokens.length, milliseconds);
+    const text = tokens.map((token) => token.text).join('');
+    this.#text += text;
+    return { text, tokens };
+  }
+
+  /** The round's tokens up to the one that completes a stop string: it is the last of the output, as an end token is. */
+  #takeTokens(round: Round): TextToken[] {
+    const tokens: { id: number; text: string; drafted: boolean }[] = [];
+    for (const [i, id] of round.tokens.entries()) {
+      const matched = this.#matcher.push(this.#detokenizer?.push(id) ?? '');
+      this.#newIds.push(id);
+      tokens.push({ id, text: matched.text, drafted: i < round.drafted });
+      if (matched.stopped) {
+        this.stopReason = 'stopString';
+        return tokens;
+      }
+    }
+    this.stopReason = round.stopReason;
+    if (this.stopReason !== undefined) tokens.at(-1)!.text += this.#rest();
+    return tokens;
+  }
+
+  /** What was held back: the start of a character, or of a stop string. */
+  #rest(): string {
+    const last = this.#matcher.push(this.#detokenizer?.flush() ?? '');
+    if (last.stopped) this.stopReason = 'stopString';
+    return last.text + this.#matcher.flush();
+  }
+
+  /** Ends the text where it stands, if nothing has ended it; returns what was held back. */
+  end(): string {
+    if (this.stopReason !== undefined) return '';
+    this.stopReason = 'abort';
+    const rest = this.#rest();
+    this.#text += rest;
+    return rest;
+  }
+
+  get result(): TextResult {
+    return {
+      text: this.#text,
+      promptIds: this.#promptIds,
+      newIds: this.#newIds,
+      stopReason: this.stopReason ?? 'abort',
+      stats: this.#collector.stats,
+    };
   }
 }
 

@@ -51,16 +51,17 @@ export class StatsCollector {
     this.stats.prefillMs += milliseconds;
   }
 
-  round(round: Round, milliseconds: number): void {
+  /** @param kept tokens of the round that became output: a stop string may end the text within it. */
+  round(round: Round, kept: number, milliseconds: number): void {
     const { stats } = this;
-    stats.newTokens += round.tokens.length;
+    stats.newTokens += kept;
     if (this.#first) {
       this.#first = false;
       stats.prefillMs += milliseconds;
       return;
     }
     stats.rounds++;
-    stats.acceptedTokens += round.drafted;
+    stats.acceptedTokens += Math.min(round.drafted, kept);
     this.#nodes += round.treeSize;
     stats.decodeMs += milliseconds;
     stats.draftMs += round.times.draft;

@@ -1,0 +1,345 @@
+/** The engine as a caller meets it: streams, aborts, limits, disposal, heads that do not fit. */
+import { cpSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it, vi } from 'vitest';
+import { type Engine, loadEngine, type TextResult } from '../../src/engine.ts';
+import { CheckpointError, DisposedError, RequestError } from '../../src/errors.ts';
+import type { Kernels } from '../../src/kernels/kernels.ts';
+import { temporaryDirectory } from '../support/temporary-directory.ts';
+
+/** Every kernels object that an engine made, with the buffers it has not given back. */
+const made: { readonly held: Set<ArrayBuffer>; disposed: boolean }[] = [];
+
+vi.mock('../../src/kernels/choose.ts', async (original) => {
+  const { createKernels, ...rest } = await original<typeof import('../../src/kernels/choose.ts')>();
+  return {
+    ...rest,
+    createKernels(options: Parameters<typeof createKernels>[0]): Kernels {
+      const kernels = createKernels(options);
+      const entry = { held: new Set<ArrayBuffer>(), disposed: false };
+      made.push(entry);
+      return {
+        ...kernels,
+        allocate(bytes) {
+          const buffer = kernels.allocate(bytes);
+          entry.held.add(buffer);
+          return buffer;
+        },
+        release(buffer) {
+          entry.held.delete(buffer);
+          kernels.release(buffer);
+        },
+        dispose() {
+          entry.disposed = true;
+          kernels.dispose();
+        },
+      };
+    },
+  };
+});
+
+const golden = new URL('../golden/eagle-tiny/', import.meta.url).pathname;
+const model = `${golden}target`;
+const head = `${golden}eagle1-head`;
+const directory = temporaryDirectory();
+const load = (options: Parameters<typeof loadEngine>[0] = {}): Promise<Engine> =>
+  loadEngine({ model, head, dtype: 'f32', treeSize: 12, ...options });
+const prompt = [1, 7, 300, 22, 45, 8];
+
+async function drain(stream: AsyncGenerator<unknown, TextResult, void>): Promise<TextResult> {
+  for (;;) {
+    const next = await stream.next();
+    if (next.done) return next.value;
+  }
+}
+
+function everythingReleased(): boolean {
+  const { held, disposed } = made.at(-1)!;
+  return disposed && held.size === 0;
+}
+
+describe('streams', () => {
+  it('the pieces are the whole', async () => {
+    using engine = await load();
+    const ids: number[] = [];
+    const stream = engine.stream(prompt, { maxTokens: 20 });
+    let next = await stream.next();
+    for (; !next.done; next = await stream.next()) ids.push(...next.value.tokens.map((token) => token.id));
+    expect(ids).toEqual(next.value.newIds);
+    expect(ids).toHaveLength(20);
+  });
+
+  it('the callback hears what the generator yields, on a model with a tokenizer', async () => {
+    using engine = await loadEngine({ dtype: 'q8', treeSize: 8, contextSize: 128 });
+    let heard = '';
+    const options = { maxTokens: 12, temperature: 1, seed: 4 };
+    const result = await engine.complete('The capital of France is', {
+      ...options,
+      onTextChunk: (text) => (heard += text),
+    });
+    let streamed = '';
+    for await (const chunk of engine.stream(engine.encode('The capital of France is'), options)) streamed += chunk.text;
+    expect(heard).toBe(result.text);
+    expect(streamed).toBe(result.text);
+    expect(result.text).not.toBe('');
+  });
+
+  it('one generation at a time: a second is refused, and the first goes on', async () => {
+    using engine = await load();
+    const first = engine.stream(prompt, { maxTokens: 8 });
+    await first.next();
+    await expect(engine.stream(prompt).next()).rejects.toThrow(RequestError);
+    await expect(engine.stream(prompt).next()).rejects.toThrow('another generation is running');
+    expect((await drain(first)).newIds).toHaveLength(8);
+    expect((await drain(engine.stream(prompt, { maxTokens: 8 }))).newIds).toHaveLength(8);
+  });
+
+  it('a consumer that leaves early frees the engine', async () => {
+    using engine = await load();
+    for await (const _ of engine.stream(prompt)) break;
+    expect((await drain(engine.stream(prompt, { maxTokens: 2 }))).newIds).toHaveLength(2);
+  });
+});
+
+describe('abort', () => {
+  it('before anything is computed', async () => {
+    using engine = await load();
+    const result = await drain(engine.stream(prompt, { signal: AbortSignal.abort() }));
+    expect(result).toMatchObject({ stopReason: 'abort', newIds: [], text: '' });
+  });
+
+  it('within the prefill of a long prompt', async () => {
+    using engine = await load();
+    const controller = new AbortController();
+    setImmediate(() => controller.abort());
+    const long = Array.from({ length: 480 }, (_, i) => i % 512);
+    const result = await drain(engine.stream(long, { signal: controller.signal, prefillChunk: 4 }));
+    expect(result).toMatchObject({ stopReason: 'abort', newIds: [] });
+    expect((await drain(engine.stream(prompt, { maxTokens: 3 }))).newIds).toHaveLength(3);
+  });
+
+  it('within the text, which then is what was streamed', async () => {
+    using engine = await loadEngine({ dtype: 'q8', treeSize: 8, contextSize: 128 });
+    const controller = new AbortController();
+    let streamed = '';
+    const stream = engine.stream(engine.encode('Once upon a time'), {
+      signal: controller.signal,
+      stop: [', there lived'],
+    });
+    let next = await stream.next();
+    for (let rounds = 0; !next.done; next = await stream.next()) {
+      streamed += next.value.text;
+      if (++rounds === 4) controller.abort();
+    }
+    expect(next.value.stopReason).toBe('abort');
+    expect(next.value.text).toBe(streamed);
+    expect(next.value.text).toBe(engine.tokenizer!.decode(next.value.newIds));
+    expect(next.value.newIds.length).toBeGreaterThan(3);
+  });
+});
+
+describe('requests that cannot be served', () => {
+  it.each([
+    ['an empty prompt', [], {}, 'prompt: must have at least one token'],
+    [
+      'a prompt longer than the context',
+      new Array<number>(64).fill(1),
+      {},
+      'prompt: 64 tokens leave no room in a context of 64',
+    ],
+    ['a token that does not exist', [1, 512], {}, 'prompt: token ids are 0..511, got 512'],
+    ['no tokens wanted', prompt, { maxTokens: 0 }, 'maxTokens: must be at least 1, got 0'],
+    ['no prefill', prompt, { prefillChunk: 0 }, 'prefillChunk: must be at least 1, got 0'],
+    ['a temperature below zero', prompt, { temperature: -1 }, 'temperature: must be in 0..100, got -1'],
+    ['a bias of nobody', prompt, { logitBias: new Map([[512, 1]]) }, 'logitBias: ids are 0..511, got 512'],
+    ['an empty stop string', prompt, { stop: [''] }, 'stop: must not hold an empty string'],
+  ])('%s', async (_, ids, options, message) => {
+    using engine = await load({ contextSize: 64 });
+    const forward = vi.spyOn(engine.target, 'forward');
+    const error: unknown = await drain(engine.stream(ids, options)).catch((e: unknown) => e);
+    expect(error).toBeInstanceOf(RequestError);
+    expect((error as RequestError).message).toBe(message);
+    expect(forward).not.toHaveBeenCalled();
+  });
+
+  it('text for a model without a tokenizer, a drafter without a head, a context of nothing', async () => {
+    using engine = await loadEngine({ model, dtype: 'f32' });
+    expect(() => engine.encode('hello')).toThrow('the model has no tokenizer');
+    await expect(engine.stream(prompt, { drafter: 'eagle' }).next()).rejects.toThrow('"eagle" is not loaded');
+    expect(engine.treeSize).toBe(1);
+    await expect(load({ contextSize: 1 })).rejects.toThrow('contextSize: must be a whole number of at least 2, got 1');
+    await expect(load({ treeSize: 27 })).rejects.toThrow('the static tree has 1..26 nodes, got 27');
+  });
+});
+
+describe('disposal', () => {
+  it('gives everything back, once', async () => {
+    const engine = await load();
+    expect(made.at(-1)!.held.size).toBeGreaterThan(10);
+    engine[Symbol.dispose]();
+    expect(everythingReleased()).toBe(true);
+    engine[Symbol.dispose]();
+    await expect(engine.stream(prompt).next()).rejects.toThrow(DisposedError);
+  });
+
+  it('in the middle of a stream ends it with an error', async () => {
+    const engine = await load();
+    const stream = engine.stream(prompt);
+    await stream.next();
+    engine[Symbol.dispose]();
+    await expect(stream.next()).rejects.toThrow(DisposedError);
+  });
+
+  it('`using` frees the engine', async () => {
+    {
+      using engine = await load();
+      expect(engine.treeSize).toBe(12);
+    }
+    expect(everythingReleased()).toBe(true);
+  });
+
+  it('leaves other engines of the process alone', async () => {
+    using first = await load({ threads: 2 });
+    const wanted = await drain(first.stream(prompt, { maxTokens: 12 }));
+    const second = await load({ threads: 1 });
+    second[Symbol.dispose]();
+    expect((await drain(first.stream(prompt, { maxTokens: 12 }))).newIds).toEqual(wanted.newIds);
+  });
+});
+
+interface HeadFiles {
+  readonly config: Record<string, unknown>;
+  /** Of `model.safetensors`: names, shapes and types. */
+  readonly header: Record<string, { dtype: string; shape: number[]; data_offsets: [number, number] }>;
+  readonly data: Buffer;
+}
+
+/** The golden head with something changed. */
+function changedHead(name: string, change: (files: HeadFiles) => void): string {
+  const path = join(directory, name);
+  cpSync(head, path, { recursive: true });
+  const bytes = readFileSync(join(path, 'model.safetensors'));
+  const headerBytes = Number(bytes.readBigUInt64LE());
+  const files: HeadFiles = {
+    config: JSON.parse(readFileSync(join(path, 'config.json'), 'utf8')) as HeadFiles['config'],
+    header: JSON.parse(bytes.toString('utf8', 8, 8 + headerBytes)) as HeadFiles['header'],
+    data: bytes.subarray(8 + headerBytes),
+  };
+  change(files);
+  const header = JSON.stringify(files.header);
+  const length = Buffer.alloc(8);
+  length.writeBigUInt64LE(BigInt(Buffer.byteLength(header)));
+  writeFileSync(join(path, 'model.safetensors'), Buffer.concat([length, Buffer.from(header), files.data]));
+  writeFileSync(join(path, 'config.json'), JSON.stringify(files.config));
+  return path;
+}
+
+/** With a draft vocabulary of four tokens, given as offsets. */
+function withDraftVocabulary(name: string, offsets: readonly bigint[], type = 'I64'): string {
+  const path = changedHead(name, ({ config, header, data }) => {
+    config.draft_vocab_size = 4;
+    header.d2t = {
+      dtype: type,
+      shape: [offsets.length],
+      data_offsets: [data.length, data.length + 8 * offsets.length],
+    };
+  });
+  const file = join(path, 'model.safetensors');
+  const tail = Buffer.from(BigInt64Array.from(offsets).buffer);
+  writeFileSync(file, Buffer.concat([readFileSync(file), tail]));
+  return path;
+}
+
+describe('a head that does not fit is refused by name, and all memory given back', () => {
+  const cases: readonly (readonly [string, () => string, RegExp])[] = [
+    ['no such directory', () => join(directory, 'nowhere'), /nowhere\/config\.json: file: must exist/],
+    [
+      'no weights',
+      () => {
+        const path = changedHead('no-weights', () => {});
+        rmSync(join(path, 'model.safetensors'));
+        return path;
+      },
+      /no-weights\/model\.safetensors: file: /,
+    ],
+    [
+      'config.json that is no JSON',
+      () => {
+        const path = changedHead('no-json', () => {});
+        writeFileSync(join(path, 'config.json'), '{"hidden_size": ');
+        return path;
+      },
+      /no-json\/config\.json: file: must be JSON/,
+    ],
+    [
+      'another hidden size',
+      () => changedHead('hidden', ({ config }) => Object.assign(config, { hidden_size: 128, num_attention_heads: 8 })),
+      /hidden\/.*: hidden_size: must be the target's 64, got 128/,
+    ],
+    [
+      'another vocabulary',
+      () => changedHead('vocab', ({ config }) => Object.assign(config, { vocab_size: 500 })),
+      /vocab\/.*: vocab_size: must be the target's 512, got 500/,
+    ],
+    [
+      'a missing tensor',
+      () => changedHead('missing', ({ header }) => void delete header['layers.0.mlp.up_proj.weight']),
+      /missing\/.*/,
+    ],
+    [
+      'a tensor of another shape',
+      () => changedHead('shape', ({ header }) => void header['fc.weight']!.shape.reverse()),
+      /shape\/model\.safetensors: fc\.weight: expected shape \[64,128\], got \[128,64\]/,
+    ],
+    [
+      'a truncated file',
+      () => {
+        const path = changedHead('short', () => {});
+        truncateSync(join(path, 'model.safetensors'), 4000);
+        return path;
+      },
+      /short\/model\.safetensors: /,
+    ],
+    [
+      'a draft vocabulary without its map',
+      () => changedHead('no-map', ({ config }) => Object.assign(config, { draft_vocab_size: 4 })),
+      /no-map\/.*: d2t: must be present: the draft vocabulary has 4 tokens/,
+    ],
+    [
+      'a map of another length',
+      () => withDraftVocabulary('long', [0n, 0n, 0n, 0n, 0n]),
+      /d2t: expected I64 \[4\], got I64 \[5\]/,
+    ],
+    ['a map of another type', () => withDraftVocabulary('floats', [0n, 0n, 0n, 0n], 'F64'), /floats\/.*/],
+    [
+      'a map that turns back',
+      () => withDraftVocabulary('back', [0n, 5n, 0n, 0n]),
+      /d2t\[2\]: target ids must ascend below 512, got 2 after 6/,
+    ],
+    [
+      'a map out of the vocabulary',
+      () => withDraftVocabulary('out', [0n, 0n, 0n, 509n]),
+      /d2t\[3\]: target ids must ascend below 512, got 512/,
+    ],
+    [
+      'a map below it',
+      () => withDraftVocabulary('below', [-1n, 0n, 0n, 0n]),
+      /d2t\[0\]: target ids must ascend below 512, got -1/,
+    ],
+  ];
+
+  mkdirSync(directory, { recursive: true });
+  it.each(cases)('%s', async (_, make, message) => {
+    const error: unknown = await load({ head: make() }).catch((e: unknown) => e);
+    expect(error).toBeInstanceOf(CheckpointError);
+    expect((error as CheckpointError).message).toMatch(message);
+    expect(everythingReleased()).toBe(true);
+  });
+
+  it('a head with a draft vocabulary that fits is taken', async () => {
+    using engine = await load({ head: withDraftVocabulary('fits', [0n, 9n, 99n, 508n]) });
+    using plain = await loadEngine({ model, dtype: 'f32' });
+    const { newIds } = await drain(engine.stream(prompt, { maxTokens: 16 }));
+    expect(newIds).toEqual((await drain(plain.stream(prompt, { maxTokens: 16 }))).newIds);
+  });
+});

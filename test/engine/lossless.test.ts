@@ -1,0 +1,97 @@
+/** The real model and its head: the same text, ids and stop reason with and without drafts, wherever the text is cut. */
+import { afterAll, describe, expect, it } from 'vitest';
+import { loadEngine, type TextChunk, type TextOptions, type TextResult } from '../../src/engine.ts';
+
+const engine = await loadEngine({ dtype: 'q8', treeSize: 12, contextSize: 256 });
+afterAll(() => engine[Symbol.dispose]());
+
+const prompt = engine.encode([
+  { role: 'user', content: 'What is 17 + 25? Think step by step, then repeat the answer.' },
+]);
+
+async function run(options: TextOptions): Promise<{ chunks: TextChunk[]; result: TextResult }> {
+  const chunks: TextChunk[] = [];
+  const stream = engine.stream(prompt, options);
+  for (;;) {
+    const next = await stream.next();
+    if (next.done) return { chunks, result: next.value };
+    chunks.push(next.value);
+  }
+}
+
+/** Runs both drafters and compares all that must not depend on drafting. */
+async function both(options: TextOptions): Promise<TextResult> {
+  const { result: plain } = await run({ ...options, drafter: 'none' });
+  const { result: drafted, chunks } = await run({ ...options, drafter: 'eagle' });
+  expect(drafted.newIds).toEqual(plain.newIds);
+  expect(drafted.text).toBe(plain.text);
+  expect(drafted.stopReason).toBe(plain.stopReason);
+  expect(drafted.stats.newTokens).toBe(plain.newIds.length);
+  expect(plain.stats.newTokens).toBe(plain.newIds.length);
+  expect(chunks.flatMap((chunk) => chunk.tokens.map((token) => token.id))).toEqual(drafted.newIds);
+  expect(chunks.map((chunk) => chunk.text).join('')).toBe(drafted.text);
+  const guessed = chunks.flatMap((chunk) => chunk.tokens).filter((token) => token.drafted).length;
+  expect(drafted.stats.acceptedTokens).toBe(guessed);
+  return drafted;
+}
+
+describe('SmolLM2-135M-Instruct with its head', async () => {
+  const { chunks, result } = await run({ maxTokens: 64, drafter: 'eagle' });
+
+  it('accepts drafts at all', () => {
+    expect(result.stats.acceptanceLength).toBeGreaterThan(1.3);
+    expect(Math.max(...chunks.map((chunk) => chunk.tokens.length))).toBeGreaterThan(2);
+  });
+
+  it.each([
+    {},
+    { temperature: 0.8, seed: 7 },
+    { temperature: 1, topP: 0.9, topK: 40, minP: 0.02, seed: 2 ** 32 - 1 },
+    { repeatPenalty: 1.2, frequencyPenalty: 0.3, presencePenalty: 0.2 },
+  ] satisfies TextOptions[])('writes the same text with %o', async (options) => {
+    await both({ ...options, maxTokens: 32 });
+  });
+
+  it('stops at a stop string inside an accepted path', async () => {
+    // A token in the middle of a round's path whose text first appears there.
+    let text = '';
+    let count = 0;
+    let found: { stop: string; before: string; count: number } | undefined;
+    for (const { tokens } of chunks) {
+      for (const [i, token] of tokens.entries()) {
+        count++;
+        const inside = i > 0 && i + 1 < tokens.length && token.drafted;
+        if (inside && token.text.trim() !== '' && !text.includes(token.text)) {
+          found ??= { stop: token.text, before: text, count };
+        }
+        text += token.text;
+      }
+    }
+    expect(found).toBeDefined();
+    const cut = await both({ maxTokens: 64, stop: [found!.stop] });
+    expect(cut.stopReason).toBe('stopString');
+    expect(cut.text).toBe(found!.before);
+    expect(cut.newIds).toHaveLength(found!.count);
+  });
+
+  it('stops at any number of tokens and any context', async () => {
+    for (const maxTokens of [1, 3, 4, 8]) {
+      expect(await both({ maxTokens })).toMatchObject({
+        stopReason: 'maxTokens',
+        newIds: result.newIds.slice(0, maxTokens),
+      });
+    }
+    const endTokens = new Set([result.newIds[9]!]);
+    expect((await both({ endTokens })).stopReason).toBe('endToken');
+  });
+
+  it('stops where the context ends', async () => {
+    using small = await loadEngine({ dtype: 'q8', treeSize: 12, contextSize: prompt.length + 9 });
+    for (const drafter of ['none', 'eagle'] as const) {
+      const stream = small.stream(prompt, { drafter });
+      let next = await stream.next();
+      while (!next.done) next = await stream.next();
+      expect(next.value).toMatchObject({ stopReason: 'contextLimit', newIds: result.newIds.slice(0, 9) });
+    }
+  });
+});
