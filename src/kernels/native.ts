@@ -88,15 +88,18 @@ interface NativeTable {
   bandwidth(bytes: number, repeats: number): number;
 }
 
-const addonPath = fileURLToPath(new URL('../../build/Release/eaglet.node', import.meta.url));
+/** `EAGLET_ADDON` names another build of the add-on: one with sanitizers, say (scripts/sanitize.mjs). */
+const addonPath =
+  process.env.EAGLET_ADDON ?? fileURLToPath(new URL('../../build/Release/eaglet.node', import.meta.url));
 
 let loaded: Readonly<Record<string, NativeTable>> | undefined;
 
 function addonTables(): Readonly<Record<string, NativeTable>> {
   if (loaded === undefined) {
-    const addon = existsSync(addonPath)
-      ? (createRequire(import.meta.url)(addonPath) as { tables: Record<string, NativeTable> })
-      : { tables: {} };
+    const addon =
+      process.env.EAGLET_ADDON !== undefined || existsSync(addonPath)
+        ? (createRequire(import.meta.url)(addonPath) as { tables: Record<string, NativeTable> })
+        : { tables: {} };
     loaded = addon.tables;
   }
   return loaded;
