@@ -1,76 +1,275 @@
-import { createInterface } from 'node:readline/promises';
+/**
+ * A chat in the terminal. With a pipe for stdin every line is a message, only answers are printed, and the end of the input ends the chat.
+ */
+import { createInterface } from 'node:readline';
 import { styleText } from 'node:util';
 import type { Command } from 'commander';
+import type { DrafterName, Engine, TextChunk, TextResult } from '../engine.ts';
+import { RequestError } from '../errors.ts';
 import type { ChatMessage } from '../tokenizer/chat-template.ts';
-import { type ModelOptions, openEngine, type SamplingFlags, withModelOptions, withSamplingOptions } from './common.ts';
+import {
+  describeLoading,
+  type ModelOptions,
+  openEngine,
+  type SamplingFlags,
+  withModelOptions,
+  withSamplingOptions,
+} from './common.ts';
 
 interface Flags extends ModelOptions, SamplingFlags {
   readonly system?: string;
   readonly showDrafts?: boolean;
 }
 
-const HELP =
-  '/reset forgets the conversation · /drafts shows who guessed what · /plain and /eagle switch the drafter · /quit';
+interface Session {
+  readonly engine: Engine;
+  readonly flags: Flags;
+  /** Somebody reads and types, rather than pipes. */
+  readonly interactive: boolean;
+  system: string | undefined;
+  messages: ChatMessage[];
+  drafter: DrafterName;
+  showDrafts: boolean;
+  /** Tokens/s of plain decoding, once it is known. */
+  plainRate: number | undefined;
+  quit: boolean;
+}
+
+/** Steps of plain decoding that the speedup is measured against: enough for a steady rate, a fifth of a second of work. */
+const PLAIN_STEPS = 16;
+/** What they look back at, at most. A longer conversation would make plain steps slower yet, so the speedup is never overstated. */
+const PLAIN_CONTEXT = 1024;
+
+const LEGEND = 'green: guessed by the draft head and confirmed; plain: written by the model itself';
 
 export function register(program: Command): void {
   withSamplingOptions(withModelOptions(program.command('chat').description('talk with a model in the terminal')))
     .option('-s, --system <text>', 'system message')
-    .option('--show-drafts', 'colour tokens that the head guessed')
+    .option('--show-drafts', 'colour tokens by who guessed them')
     .action(chat);
 }
 
 async function chat(flags: Flags): Promise<void> {
   using engine = await openEngine(flags);
-  const terminal = createInterface({ input: process.stdin, output: process.stdout });
-  const start: ChatMessage[] = flags.system === undefined ? [] : [{ role: 'system', content: flags.system }];
-  let messages = [...start];
-  let drafter = flags.drafter ?? engine.drafters.at(-1)!;
-  let showDrafts = flags.showDrafts ?? false;
-  let plainRate: number | undefined;
-  let running: AbortController | undefined;
-  // Ctrl-C cancels the answer first and quits second.
-  terminal.on('SIGINT', () => (running === undefined ? terminal.close() : running.abort()));
-  let open = true;
-  terminal.on('close', () => {
-    open = false;
-    running?.abort();
-  });
-  process.stdout.write(styleText('dim', `${flags.model} · ${drafter} · ${HELP}\n`));
+  const session: Session = {
+    engine,
+    flags,
+    interactive: process.stdin.isTTY === true && process.stdout.isTTY === true,
+    system: flags.system,
+    messages: [],
+    drafter: flags.drafter ?? engine.drafters.at(-1)!,
+    showDrafts: flags.showDrafts ?? false,
+    plainRate: undefined,
+    quit: false,
+  };
+  forget(session);
+  if (flags.drafter !== undefined) useDrafter(session, flags.drafter);
+  await converse(session);
+}
 
-  while (open) {
-    const line = await terminal.question('> ').catch(() => '/quit');
+async function converse(session: Session): Promise<void> {
+  const { interactive } = session;
+  const terminal = createInterface({
+    input: process.stdin,
+    ...(interactive && { output: process.stdout }),
+    terminal: interactive,
+    prompt: '> ',
+  });
+  let running: AbortController | undefined;
+  let warned = false;
+  // Ctrl-C cancels the answer first and quits second.
+  const interrupt = (): void => {
+    if (running !== undefined && !running.signal.aborted) {
+      running.abort();
+      warned = true;
+    } else if (running === undefined && !warned && interactive) {
+      warned = true;
+      note(session, '\nCtrl-C once more quits');
+      terminal.prompt();
+    } else {
+      session.quit = true;
+      terminal.close();
+    }
+  };
+  terminal.on('SIGINT', interrupt); // a terminal in raw mode sends the key
+  process.on('SIGINT', interrupt);
+  terminal.on('close', () => {
+    if (interactive) running?.abort();
+  });
+
+  greet(session);
+  if (interactive) terminal.prompt();
+  for await (const line of terminal) {
+    warned = false;
     const text = line.trim();
-    if (text === '') continue;
-    if (text === '/quit' || text === '/exit') break;
     if (text.startsWith('/')) {
-      if (text === '/reset') messages = [...start];
-      else if (text === '/drafts') showDrafts = !showDrafts;
-      else if (text === '/plain') drafter = 'none';
-      else if (text === '/eagle' && engine.drafters.includes('eagle')) drafter = 'eagle';
-      else process.stdout.write(`${HELP}\n`);
-      continue;
+      runCommand(session, text);
+    } else if (text !== '') {
+      running = new AbortController();
+      await reply(session, text, running.signal);
+      running = undefined;
     }
-    messages.push({ role: 'user', content: text });
-    running = new AbortController();
-    const stream = engine.stream(engine.encode(messages), { ...flags, drafter, signal: running.signal });
-    for (;;) {
-      const next = await stream.next();
-      if (next.done) {
-        const { stats, text: answer, stopReason } = next.value;
-        messages.push({ role: 'assistant', content: answer });
-        if (drafter === 'none') plainRate = stats.tokensPerSecond;
-        const speedup =
-          plainRate !== undefined && drafter !== 'none'
-            ? ` · ${(stats.tokensPerSecond / plainRate).toFixed(2)}x plain`
-            : '';
-        const summary = `${stats.tokensPerSecond.toFixed(0)} tokens/s · acceptance length ${stats.acceptanceLength.toFixed(2)} · tree of ${stats.treeSize.toFixed(0)}${speedup} · ${stopReason}`;
-        process.stdout.write(`\n${styleText('dim', summary)}\n`);
-        break;
-      }
-      const guessed = next.value.tokens.some((token) => token.drafted);
-      process.stdout.write(showDrafts && guessed ? styleText('green', next.value.text) : next.value.text);
-    }
-    running = undefined;
+    if (session.quit) break;
+    if (interactive) terminal.prompt();
   }
   terminal.close();
+  process.off('SIGINT', interrupt);
+  if (interactive) process.stdout.write('\n');
+}
+
+function greet(session: Session): void {
+  const { engine, flags, drafter, showDrafts } = session;
+  const { isa, threads } = engine.kernels;
+  note(session, `${flags.model} · ${flags.dtype} on ${isa}, ${threads} threads · ${describeLoading(engine)}`);
+  note(session, `drafter ${drafter} · /help lists commands · Ctrl-C cancels an answer, then quits`);
+  if (showDrafts) note(session, LEGEND);
+}
+
+/** One message and its answer. What cannot be served is said, and leaves the conversation as it was. */
+async function reply(session: Session, text: string, signal: AbortSignal): Promise<void> {
+  const { messages } = session;
+  messages.push({ role: 'user', content: text });
+  try {
+    const ids = session.engine.encode(messages);
+    const result = await answer(session, ids, signal);
+    process.stdout.write('\n');
+    if (result.newIds.length === 0) messages.pop();
+    else messages.push({ role: 'assistant', content: result.text });
+    if (session.interactive) await close(session, ids, result);
+  } catch (error) {
+    if (!(error instanceof RequestError)) throw error;
+    messages.pop();
+    process.stderr.write(`eaglet: ${error.message}${error.param === 'prompt' ? ' (/reset starts anew)' : ''}\n`);
+  }
+}
+
+async function answer(session: Session, ids: readonly number[], signal: AbortSignal): Promise<TextResult> {
+  const { engine, flags, drafter } = session;
+  const stream = engine.stream(ids, { ...flags, drafter, signal });
+  for (;;) {
+    const next = await stream.next();
+    if (next.done) return next.value;
+    process.stdout.write(session.showDrafts ? colourDrafts(next.value) : next.value.text);
+  }
+}
+
+function colourDrafts({ tokens }: TextChunk): string {
+  return tokens.map(({ text, drafted }) => (drafted && text !== '' ? styleText('green', text) : text)).join('');
+}
+
+/** The line below an answer. */
+async function close(session: Session, ids: readonly number[], { stats, stopReason }: TextResult): Promise<void> {
+  const { tokensPerSecond, acceptanceLength, treeSize, rounds } = stats;
+  const parts = rounds === 0 ? [] : [`${tokensPerSecond.toFixed(0)} tokens/s`];
+  if (rounds > 0 && session.drafter === 'none') {
+    session.plainRate = tokensPerSecond;
+  } else if (rounds > 0) {
+    parts.push(`acceptance length ${acceptanceLength.toFixed(2)}`, `trees of ${treeSize.toFixed(1)}`);
+    if (stopReason !== 'abort') session.plainRate ??= await measurePlainRate(session, ids);
+    const { plainRate } = session;
+    if (plainRate !== undefined)
+      parts.push(`${(tokensPerSecond / plainRate).toFixed(2)}x plain decoding's ${plainRate.toFixed(0)}`);
+  }
+  note(session, [...parts, STOP_WORDS[stopReason]].filter((part) => part !== '').join(' · '));
+}
+
+const STOP_WORDS: { readonly [R in TextResult['stopReason']]: string } = {
+  endToken: '',
+  stopString: 'stop string',
+  maxTokens: 'stopped at --max-tokens',
+  contextLimit: 'the context is full: /reset starts anew',
+  abort: 'cancelled; Ctrl-C once more quits',
+};
+
+/** The start of the same answer, decoded plainly: the same tokens, prefill not counted. Once a session; a plain answer replaces it. */
+async function measurePlainRate({ engine, flags }: Session, ids: readonly number[]): Promise<number | undefined> {
+  const stream = engine.stream(ids.slice(-PLAIN_CONTEXT), { ...flags, drafter: 'none', maxTokens: 1 + PLAIN_STEPS });
+  for (;;) {
+    const next = await stream.next();
+    if (!next.done) continue;
+    const { rounds, tokensPerSecond } = next.value.stats;
+    return rounds < PLAIN_STEPS / 2 ? undefined : tokensPerSecond;
+  }
+}
+
+interface ChatCommand {
+  /** After the name, for /help. */
+  readonly argument?: string;
+  readonly help: string;
+  readonly run: (session: Session, argument: string) => void;
+}
+
+const COMMANDS: Readonly<Record<string, ChatCommand>> = {
+  '/help': { help: 'this list', run: (session) => note(session, commandList()) },
+  '/reset': { help: 'forget the conversation', run: forget },
+  '/system': {
+    argument: 'TEXT',
+    help: 'set the system message (none: the template’s own) and forget the conversation',
+    run: (session, text) => {
+      session.system = text === '' ? undefined : text;
+      forget(session);
+    },
+  },
+  '/drafts': {
+    help: 'colour tokens by who guessed them, or stop it',
+    run: (session) => {
+      session.showDrafts = !session.showDrafts;
+      note(session, session.showDrafts ? LEGEND : 'drafts are not shown');
+    },
+  },
+  '/drafter': {
+    argument: 'NAME',
+    help: 'who guesses ahead; none decodes plainly',
+    run: (session, name) => {
+      if (name !== '') useDrafter(session, name);
+      note(session, `drafter ${session.drafter}, of ${session.engine.drafters.join(', ')}`);
+    },
+  },
+  '/quit': {
+    help: 'end the chat',
+    run: (session) => {
+      session.quit = true;
+    },
+  },
+};
+
+function runCommand(session: Session, line: string): void {
+  const [name = '', ...rest] = line.split(' ');
+  const command = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined;
+  if (command === undefined) {
+    process.stderr.write(`eaglet: no command ${name}; there are ${Object.keys(COMMANDS).join(', ')}\n`);
+    return;
+  }
+  try {
+    command.run(session, rest.join(' ').trim());
+  } catch (error) {
+    if (!(error instanceof RequestError)) throw error;
+    process.stderr.write(`eaglet: ${error.message}\n`);
+  }
+}
+
+function commandList(): string {
+  const names = Object.entries(COMMANDS).map(([name, { argument }]) => (argument ? `${name} ${argument}` : name));
+  const width = Math.max(...names.map((name) => name.length));
+  return Object.values(COMMANDS)
+    .map(({ help }, i) => `${names[i]!.padEnd(width)}  ${help}`)
+    .join('\n');
+}
+
+function forget(session: Session): void {
+  const { system } = session;
+  session.messages = system === undefined ? [] : [{ role: 'system', content: system }];
+}
+
+function useDrafter(session: Session, name: string): void {
+  const { drafters } = session.engine;
+  const known = drafters.find((drafter) => drafter === name);
+  if (known === undefined)
+    throw new RequestError('drafter', `"${name}" is not loaded, available: ${drafters.join(', ')}`);
+  session.drafter = known;
+}
+
+/** A line about the chat rather than of it: for people only. */
+function note({ interactive }: Session, text: string): void {
+  if (interactive) process.stdout.write(`${styleText('dim', text)}\n`);
 }
