@@ -26,15 +26,17 @@ inline void relax() {
 // idle process lets go of its cores at once.
 constexpr int kSpins = 8000;
 
+constexpr int kMostChunks = 0xffff;  // of one job: what fits in its part of the ticket
+
 struct Pool {
   std::mutex caller;  // one job at a time, also when several JavaScript threads load the add-on
   std::vector<std::thread> workers;
   int threads = 1;
 
-  // High 32 bits: job number; low 32: next chunk. A worker claims a chunk by compare-exchange, so one that wakes up late
-  // can never take part in a job it has not seen, and nobody waits for a worker that is asleep.
+  // Job number (32 bits), chunks of the job (16), next chunk (16): one word, so that whoever claims a chunk by compare-exchange has
+  // seen the number of chunks that belongs to it. A worker that wakes up late can never take part in a job it has not seen, and
+  // nobody waits for a worker that is asleep.
   std::atomic<uint64_t> ticket{0};
-  std::atomic<int> chunks{0};
   std::atomic<int> done{0};
   void (*body)(void*, int) = nullptr;
   void* context = nullptr;
@@ -47,9 +49,9 @@ struct Pool {
   // Runs chunks of the job that `seen` belongs to until none is left.
   void work(uint64_t job) {
     uint64_t now = ticket.load(std::memory_order_acquire);
-    while (now >> 32 == job && int(now & 0xffffffffu) < chunks.load(std::memory_order_relaxed)) {
+    while (now >> 32 == job && (now & kMostChunks) < (now >> 16 & kMostChunks)) {
       if (ticket.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel, std::memory_order_acquire)) {
-        body(context, int(now & 0xffffffffu));
+        body(context, int(now & kMostChunks));
         done.fetch_add(1, std::memory_order_release);
         now = ticket.load(std::memory_order_acquire);
       }
@@ -119,22 +121,21 @@ int threadCount() { return pool().threads; }
 
 void parallelFor(int chunks, void (*body)(void*, int), void* context) {
   Pool& p = pool();
-  if (chunks <= 1 || p.threads == 1) {
+  if (chunks <= 1 || p.threads == 1 || chunks > kMostChunks) {  // no kernel hands out so many: right, if slow
     for (int i = 0; i < chunks; i++) body(context, i);
     return;
   }
   std::lock_guard<std::mutex> lock(p.caller);
-  const uint64_t job = (p.ticket.load(std::memory_order_relaxed) >> 32) + 1;
+  const uint64_t job = ((p.ticket.load(std::memory_order_relaxed) >> 32) + 1) & 0xffffffffu;
   p.body = body;
   p.context = context;
   p.done.store(0, std::memory_order_relaxed);
-  p.chunks.store(chunks, std::memory_order_relaxed);
-  p.ticket.store((job & 0xffffffffu) << 32);
+  p.ticket.store(job << 32 | uint64_t(chunks) << 16);
   if (p.sleepers.load() > 0) {
     std::lock_guard<std::mutex> wakeLock(p.sleep);
     p.wake.notify_all();
   }
-  p.work(job & 0xffffffffu);
+  p.work(job);
   while (p.done.load(std::memory_order_acquire) != chunks) relax();
 }
 
