@@ -1,21 +1,32 @@
-// y = x Wᵀ over packed tiles. One pass streams a tile once for up to kRowsPerPass rows; further rows find it in cache.
+// y = x Wᵀ over packed tiles. One pass streams a tile once for up to kRowsF32 or kRowsInt rows; further rows find it in cache.
 // An output element is accumulated over its inputs in ascending order in one lane of one register, whatever the number of rows,
 // tiles or threads: that is the batch-invariance contract.
 //
 // Inputs are laid out for the pass that reads them: [pass][k][R], so a kernel walks one pointer and broadcasts R neighbours.
 
-struct Inputs {         // of one matmul call, in scratch memory
-  const float* f32;     // [pass][cols][R]
-  const int32_t* quads; // [pass][blocks][8][R]: four int8 inputs each
-  const float* scales;  // [pass][blocks][R]
-  const int32_t* starts;// [pass][blocks][R] q8: what takes the weights' offset of 128 off
-  const float* sums;    // [pass][blocks][R] q4: scale · sum of the int8 inputs, what the minimum is multiplied by
+struct Inputs {           // of one matmul call, in scratch memory
+  const float* f32;       // [pass][cols][R]
+  const Quad* quads;      // q8: [pass][blocks][8][R], four int8 inputs each
+  const int32_t* nibbleQuads;  // q4: the same as bytes
+  const float* scales;    // [pass][blocks][R]
+  const int32_t* starts;  // [pass][blocks][R] q8: -128 · sum of the int8 inputs takes the weights' offset off
+  const float* sums;      // [pass][blocks][R] q4: scale · sum of the int8 inputs, what the minimum is multiplied by
 };
 
 struct Output {
   float* out;
   const float* residual;
   int32_t cols;  // = W.rows
+};
+
+// The weights that come next, fetched while this pass computes: `step` bytes per block or input, so that memory never waits for arithmetic.
+struct Ahead {
+  const uint8_t* next;
+  int32_t step;
+  inline void fetch() {
+    for (int32_t i = 0; i < step; i += 64) prefetch(next + i);
+    next += step;
+  }
 };
 
 inline void finish(const Output& o, int32_t row, int32_t tile, V16f acc) {
@@ -38,7 +49,10 @@ inline void tilesF32(const float* w, int64_t tileFloats, const float* x, int32_t
   for (int32_t k = 0; k < cols; k++, w += 16, x += R) {
     V16f wt[NT];
 #pragma GCC unroll 8
-    for (int t = 0; t < NT; t++) wt[t] = load(w + t * tileFloats);
+    for (int t = 0; t < NT; t++) {
+      wt[t] = load(w + t * tileFloats);
+      prefetch(w + t * tileFloats + kF32Ahead);
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
       const V16f xr = set1(x[r]);
@@ -51,20 +65,24 @@ inline void tilesF32(const float* w, int64_t tileFloats, const float* x, int32_t
 }
 
 template <int R>
-inline void tileQ8(const uint8_t* w, int32_t blocks, const int32_t* x, const float* scales, const int32_t* starts, const Output& o, int32_t row,
-                   int32_t tile) {
+inline void tileQ8(const uint8_t* w, int32_t blocks, const Quad* x, const float* scales, const int32_t* starts, const Output& o, int32_t row, int32_t tile,
+                   Ahead ahead) {
   V16f acc[R];
   for (int r = 0; r < R; r++) acc[r] = set1(0);
   const uint16_t* weightScales = reinterpret_cast<const uint16_t*>(w + int64_t(blocks) * 512);
   for (int32_t b = 0; b < blocks; b++, w += 512, x += 8 * R, scales += R, starts += R, weightScales += 16) {
+    ahead.fetch();
     V16i dots[R];
 #pragma GCC unroll 8
-    for (int r = 0; r < R; r++) dots[r] = set1i(starts[r]);
-#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+      if (R > 2) park(acc[r]);
+      dots[r] = set1i(starts[r]);
+    }
+#pragma GCC unroll 1
     for (int g = 0; g < 8; g++) {
-      const V64b wg = load64(w + g * 64);
+      const Bytes wg = bytes(load64(w + g * 64));
 #pragma GCC unroll 8
-      for (int r = 0; r < R; r++) dots[r] = dotOffset(dots[r], wg, x[g * R + r]);
+      for (int r = 0; r < R; r++) dots[r] = dotBytes(dots[r], wg, x[g * R + r]);
     }
     const V16f ws = loadHalf(weightScales);
 #pragma GCC unroll 8
@@ -74,39 +92,46 @@ inline void tileQ8(const uint8_t* w, int32_t blocks, const int32_t* x, const flo
 }
 
 template <int R>
-inline void tileQ4(const uint8_t* w, int32_t blocks, const int32_t* x, const float* scales, const float* sums, const Output& o, int32_t row, int32_t tile) {
+inline void tileQ4(const uint8_t* w, int32_t blocks, const int32_t* x, const float* scales, const float* sums, const Output& o, int32_t row, int32_t tile,
+                   Ahead ahead) {
   V16f acc[R];
   for (int r = 0; r < R; r++) acc[r] = set1(0);
   const uint16_t* weightScales = reinterpret_cast<const uint16_t*>(w + int64_t(blocks) * 256);
   for (int32_t b = 0; b < blocks; b++, w += 256, x += 8 * R, scales += R, sums += R, weightScales += 32) {
-    V16i dots[R];
+    ahead.fetch();
+    NibbleDots dots[R];
 #pragma GCC unroll 8
-    for (int r = 0; r < R; r++) dots[r] = set1i(0);
-#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) {
+      if (R > 2) park(acc[r]);
+      dots[r] = noNibbles();
+    }
+#pragma GCC unroll 1
     for (int g = 0; g < 4; g++) {
       const V64b both = load64(w + g * 64);
       const V64b low = lowNibbles(both), high = highNibbles(both);
 #pragma GCC unroll 8
-      for (int r = 0; r < R; r++) dots[r] = dotUnsigned(dots[r], low, x[g * R + r]);
+      for (int r = 0; r < R; r++) dots[r] = dotNibbles(dots[r], low, x[g * R + r]);
 #pragma GCC unroll 8
-      for (int r = 0; r < R; r++) dots[r] = dotUnsigned(dots[r], high, x[(g + 4) * R + r]);
+      for (int r = 0; r < R; r++) dots[r] = dotNibbles(dots[r], high, x[(g + 4) * R + r]);
     }
     const V16f d = loadHalf(weightScales), m = loadHalf(weightScales + 16);
 #pragma GCC unroll 8
-    for (int r = 0; r < R; r++) acc[r] = fma(m, set1(sums[r]), fma(toFloat(dots[r]), mul(d, set1(scales[r])), acc[r]));
+    for (int r = 0; r < R; r++) acc[r] = fma(m, set1(sums[r]), fma(toFloat(total(dots[r])), mul(d, set1(scales[r])), acc[r]));
   }
   for (int r = 0; r < R; r++) finish(o, row + r, tile, acc[r]);
 }
 
-// All rows of one pass over tiles [first, end).
+// All rows of one pass over tiles [first, end). `pass` of `passes` fetches its share of the tile that follows.
 template <int R>
-inline void passOver(const Matrix& w, const Inputs& in, int32_t row, int32_t first, int32_t end, const Output& o) {
+inline void passOver(const Matrix& w, const Inputs& in, int32_t row, int32_t first, int32_t end, const Output& o, int32_t pass, int32_t passes) {
   const int64_t bytes = w.tileBytes();
   const int32_t blocks = w.blocks();
   const uint8_t* tile = w.data + first * bytes;
+  const int64_t at = int64_t(row) * blocks;
+  const int32_t share = int32_t(bytes / passes / blocks);
   switch (w.dtype) {
     case Dtype::F32: {
-      constexpr int kTogether = R == 1 ? 4 : 2;
+      constexpr int kTogether = R == 1 ? 4 : R <= kF32TwoTiles ? 2 : 1;
       const float* x = in.f32 + int64_t(row) * w.cols;
       int32_t t = first;
       for (; t + kTogether <= end; t += kTogether, tile += kTogether * bytes)
@@ -116,105 +141,136 @@ inline void passOver(const Matrix& w, const Inputs& in, int32_t row, int32_t fir
     }
     case Dtype::Q8:
       for (int32_t t = first; t < end; t++, tile += bytes)
-        tileQ8<R>(tile, blocks, in.quads + int64_t(row) * blocks * 8, in.scales + int64_t(row) * blocks, in.starts + int64_t(row) * blocks, o, row, t);
+        tileQ8<R>(tile, blocks, in.quads + at * 8, in.scales + at, in.starts + at, o, row, t, {tile + bytes + int64_t(pass) * share * blocks, share});
       break;
     case Dtype::Q4:
       for (int32_t t = first; t < end; t++, tile += bytes)
-        tileQ4<R>(tile, blocks, in.quads + int64_t(row) * blocks * 8, in.scales + int64_t(row) * blocks, in.sums + int64_t(row) * blocks, o, row, t);
+        tileQ4<R>(tile, blocks, in.nibbleQuads + at * 8, in.scales + at, in.sums + at, o, row, t, {tile + bytes + int64_t(pass) * share * blocks, share});
       break;
   }
 }
 
 template <int R>
-inline void passOrFewer(int rows, const Matrix& w, const Inputs& in, int32_t row, int32_t first, int32_t end, const Output& o) {
-  if (rows == R) return passOver<R>(w, in, row, first, end, o);
-  if constexpr (R > 1) passOrFewer<R - 1>(rows, w, in, row, first, end, o);
+inline void passOrFewer(int rows, const Matrix& w, const Inputs& in, int32_t row, int32_t first, int32_t end, const Output& o, int32_t pass, int32_t passes) {
+  if (rows == R) return passOver<R>(w, in, row, first, end, o, pass, passes);
+  if constexpr (R > 1) passOrFewer<R - 1>(rows, w, in, row, first, end, o, pass, passes);
 }
 
+constexpr int kMostRowsPerPass = kRowsInt > kRowsF32 ? kRowsInt : kRowsF32;
+
+inline int32_t rowsPerPass(Dtype dtype) { return dtype == Dtype::F32 ? kRowsF32 : kRowsInt; }
+
 // Rows of the pass that `row` belongs to.
-inline int32_t passRows(int32_t n, int32_t row) {
-  const int32_t start = row / kRowsPerPass * kRowsPerPass;
-  return n - start < kRowsPerPass ? n - start : kRowsPerPass;
+inline int32_t passRows(int32_t n, int32_t row, int32_t most) {
+  const int32_t start = row / most * most;
+  return n - start < most ? n - start : most;
 }
 
 // int8 inputs per block of 32: scale max|x|/127, rounded half to even.
-inline void quantiseInputs(const float* x, int32_t cols, int32_t blocks, int32_t rows, int32_t lane, int32_t* quads, float* scales, int32_t* starts,
-                           float* sums) {
-  for (int32_t b = 0; b < blocks; b++) {
-    const float* from = x + int64_t(b) * kBlock;
+struct QuantisedRow {
+  int32_t rows;  // of its pass: the distance between neighbours of this row
+  Quad* quads;           // one of these two
+  int32_t* nibbleQuads;
+  float* scales;
+  int32_t* starts;
+  float* sums;
+};
+
+// NaN becomes -127, and so what overflows (127 / max|x| is infinite below 4e-37) stays a byte.
+inline V16i toByteRange(V16f x) { return toInt(min(max(x, set1(-127)), set1(127))); }
+
+inline void quantiseRow(const float* x, int32_t cols, int32_t blocks, QuantisedRow to) {
+  const int32_t rows = to.rows;
+  for (int32_t b = 0; b < blocks; b++, x += kBlock) {
     const int32_t left = cols - b * kBlock;
-    const V16f low = left >= 16 ? load(from) : loadN(from, left, 0);
-    const V16f high = left >= 32 ? load(from + 16) : left > 16 ? loadN(from + 16, left - 16, 0) : set1(0);
+    const V16f low = left >= 16 ? load(x) : loadN(x, left, 0);
+    const V16f high = left >= 32 ? load(x + 16) : left > 16 ? loadN(x + 16, left - 16, 0) : set1(0);
     const float largest = foldMax(max(abs(low), abs(high)));
     const float scale = largest / 127.0f;
     const V16f inverse = set1(largest > 0 ? 127.0f / largest : 0);
-    const V16i a = toInt(mul(low, inverse)), c = toInt(mul(high, inverse));
-    alignas(32) int8_t bytes[kBlock];
-    storeBytes(bytes, a);
-    storeBytes(bytes + 16, c);
-    int32_t words[8];
-    __builtin_memcpy(words, bytes, 32);
-    for (int g = 0; g < 8; g++) quads[(int64_t(b) * 8 + g) * rows + lane] = words[g];
-    const int32_t total = sum(a) + sum(c);
-    scales[int64_t(b) * rows + lane] = scale;
-    starts[int64_t(b) * rows + lane] = offsetStart(total);
-    sums[int64_t(b) * rows + lane] = scale * float(total);
+    const V16i a = toByteRange(mul(low, inverse)), c = toByteRange(mul(high, inverse));
+    const int32_t total = sum(add(a, c));
+    to.scales[b * rows] = scale;
+    if (to.quads != nullptr) {
+      alignas(64) Quad quads[8];
+      storeQuads(quads, a);
+      storeQuads(quads + 4, c);
+      for (int g = 0; g < 8; g++) to.quads[(int64_t(b) * 8 + g) * rows] = quads[g];
+      to.starts[b * rows] = -128 * total;
+    } else {
+      alignas(64) int32_t quads[8];
+      storeBytes(reinterpret_cast<int8_t*>(quads), a);
+      storeBytes(reinterpret_cast<int8_t*>(quads + 4), c);
+      for (int g = 0; g < 8; g++) to.nibbleQuads[(int64_t(b) * 8 + g) * rows] = quads[g];
+      to.sums[b * rows] = scale * float(total);
+    }
   }
+}
+
+// x [n, cols] as the passes read it, in scratch memory (one f32 row needs no copy).
+inline Inputs layOut(const float* x, const Matrix& w, int32_t n) {
+  Inputs in{};
+  const int32_t most = rowsPerPass(w.dtype), cols = w.cols, blocks = w.blocks();
+  if (w.dtype == Dtype::F32) {
+    in.f32 = x;
+    if (n == 1) return in;
+    float* xs = static_cast<float*>(scratch(0, size_t(n) * cols * 4));
+    auto interleave = [&](int32_t first, int32_t end) {
+      for (int32_t row = first; row < end; row++) {
+        const int32_t rows = passRows(n, row, most), lane = row % most;
+        float* to = xs + int64_t(row - lane) * cols + lane;
+        const float* from = x + int64_t(row) * cols;
+        for (int32_t k = 0; k < cols; k++) to[int64_t(k) * rows] = from[k];
+      }
+    };
+    forRows(n, interleave);
+    in.f32 = xs;
+    return in;
+  }
+  const bool bytes = w.dtype == Dtype::Q8;
+  const int64_t count = int64_t(n) * blocks;
+  uint8_t* memory = static_cast<uint8_t*>(scratch(0, size_t(count) * (8 * (bytes ? sizeof(Quad) : 4) + 8)));
+  float* scales = reinterpret_cast<float*>(memory + count * 8 * (bytes ? sizeof(Quad) : 4));
+  auto quantise = [&](int32_t first, int32_t end) {
+    for (int32_t row = first; row < end; row++) {
+      const int32_t lane = row % most;
+      const int64_t pass = int64_t(row - lane) * blocks;
+      QuantisedRow to{passRows(n, row, most), nullptr, nullptr, scales + pass + lane, nullptr, nullptr};
+      if (bytes) {
+        to.quads = reinterpret_cast<Quad*>(memory) + pass * 8 + lane;
+        to.starts = reinterpret_cast<int32_t*>(scales + count) + pass + lane;
+      } else {
+        to.nibbleQuads = reinterpret_cast<int32_t*>(memory) + pass * 8 + lane;
+        to.sums = scales + count + pass + lane;
+      }
+      quantiseRow(x + int64_t(row) * cols, cols, blocks, to);
+    }
+  };
+  forRows(n, quantise);
+  in.quads = reinterpret_cast<Quad*>(memory);
+  in.nibbleQuads = reinterpret_cast<int32_t*>(memory);
+  in.scales = scales;
+  in.starts = reinterpret_cast<int32_t*>(scales + count);
+  in.sums = scales + count;
+  return in;
 }
 
 void matmul(float* out, const float* x, const Matrix& w, int32_t n, const float* residual) {
   if (n == 0) return;
-  const int64_t blocks = w.blocks();
-  Inputs in{};
-  if (w.dtype == Dtype::F32) {
-    if (n == 1) {
-      in.f32 = x;
-    } else {
-      float* xs = static_cast<float*>(scratch(0, size_t(n) * w.cols * 4));
-      auto interleave = [&](int32_t first, int32_t end) {
-        for (int32_t row = first; row < end; row++) {
-          const int32_t rows = passRows(n, row), lane = row % kRowsPerPass;
-          float* to = xs + int64_t(row - lane) * w.cols + lane;
-          const float* from = x + int64_t(row) * w.cols;
-          for (int32_t k = 0; k < w.cols; k++) to[int64_t(k) * rows] = from[k];
-        }
-      };
-      forRows(n, interleave);
-      in.f32 = xs;
-    }
-  } else {
-    const int64_t perRow = blocks * (32 + 4 + 4 + 4);
-    uint8_t* memory = static_cast<uint8_t*>(scratch(0, size_t(n * perRow)));
-    int32_t* quads = reinterpret_cast<int32_t*>(memory);
-    float* scales = reinterpret_cast<float*>(memory + n * blocks * 32);
-    int32_t* starts = reinterpret_cast<int32_t*>(memory + n * blocks * 36);
-    float* sums = reinterpret_cast<float*>(memory + n * blocks * 40);
-    auto quantise = [&](int32_t first, int32_t end) {
-      for (int32_t row = first; row < end; row++) {
-        const int32_t rows = passRows(n, row), lane = row % kRowsPerPass;
-        const int64_t pass = int64_t(row - lane) * blocks;
-        quantiseInputs(x + int64_t(row) * w.cols, w.cols, int32_t(blocks), rows, lane, quads + pass * 8, scales + pass, starts + pass, sums + pass);
-      }
-    };
-    forRows(n, quantise);
-    in.quads = quads;
-    in.scales = scales;
-    in.starts = starts;
-    in.sums = sums;
-  }
-
+  const Inputs in = layOut(x, w, n);
   const Output output{out, residual, w.rows};
-  const int32_t tiles = w.tiles();
+  const int32_t tiles = w.tiles(), most = rowsPerPass(w.dtype), passes = (n + most - 1) / most;
   // About eight chunks per thread, so that a core that is held up does not hold up the other; a multiple of 4 tiles where possible.
   int32_t perChunk = tiles / (threadCount() * 8);
   perChunk = perChunk < 4 ? (tiles < 16 ? 1 : 4) : perChunk / 4 * 4;
+  // Tiles that stay in cache while all rows pass over them: one of bytes or nibbles fits the first level; f32 is computed in pairs.
+  const int32_t together = passes == 1 ? perChunk : w.dtype == Dtype::F32 ? 2 : 1;
   auto body = [&](int chunk) {
     const int32_t first = chunk * perChunk, end = first + perChunk < tiles ? first + perChunk : tiles;
-    if (n <= kRowsPerPass) return passOrFewer<kRowsPerPass>(n, w, in, 0, first, end, output);
-    // Several passes: four tiles at a time stay in the first-level or second-level cache for all rows.
-    for (int32_t t = first; t < end; t += 4) {
-      const int32_t stop = t + 4 < end ? t + 4 : end;
-      for (int32_t row = 0; row < n; row += kRowsPerPass) passOrFewer<kRowsPerPass>(passRows(n, row), w, in, row, t, stop, output);
+    for (int32_t t = first; t < end; t += together) {
+      const int32_t stop = t + together < end ? t + together : end;
+      for (int32_t pass = 0; pass < passes; pass++)
+        passOrFewer<kMostRowsPerPass>(passRows(n, pass * most, most), w, in, pass * most, t, stop, output, pass, passes);
     }
   };
   parallel((tiles + perChunk - 1) / perChunk, body);

@@ -20,15 +20,6 @@ inline float foldSum(V16f a) {
   return v[0];
 }
 
-inline float foldMax(V16f a) {
-  alignas(64) float v[16];
-  store(v, a);
-  float largest = v[0];
-  for (int i = 1; i < 16; i++)
-    if (v[i] > largest) largest = v[i];
-  return largest;
-}
-
 // e^x for x <= 88: x = n·ln 2 + r, |r| <= ln 2 / 2, Taylor to r^7 (remainder below 2^-26), ln 2 in two parts (Cody and Waite).
 // Below -87.3 (the smallest normal number) it is 0; -Infinity too.
 inline V16f exponential(V16f x) {

@@ -15,23 +15,28 @@ struct V16f { __m256 a, b; };
 struct V16i { __m256i a, b; };
 struct V64b { __m256i a, b; };
 
-// 16 registers: two rows keep f32 and int32 accumulators (8) beside the weights and what the signed product needs.
-constexpr int kRowsPerPass = 2;
+// 16 registers. Four rows of int32 or f32 accumulators are eight of them; weights, a broadcast input and temporaries take the rest.
+constexpr int kRowsInt = 4;
+constexpr int kRowsF32 = 4;
+constexpr int kF32TwoTiles = 2;  // up to here two tiles side by side fit
 
 inline V16f load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 inline void store(float* p, V16f v) {
   _mm256_storeu_ps(p, v.a);
   _mm256_storeu_ps(p + 8, v.b);
 }
+// 16 lanes on, then 16 off: a window over it is the mask of the first n lanes.
+alignas(64) const int32_t kLanes[32] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+inline __m256i firstLanes(int n, int half) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kLanes + 16 - n + 8 * half)); }
+inline __m256 loadHalfN(const float* p, __m256i lanes, float fill) {
+  return _mm256_blendv_ps(_mm256_set1_ps(fill), _mm256_maskload_ps(p, lanes), _mm256_castsi256_ps(lanes));
+}
 inline V16f loadN(const float* p, int n, float fill) {
-  alignas(64) float lanes[16];
-  for (int i = 0; i < 16; i++) lanes[i] = i < n ? p[i] : fill;
-  return load(lanes);
+  return {loadHalfN(p, firstLanes(n, 0), fill), loadHalfN(p + 8, firstLanes(n, 1), fill)};
 }
 inline void storeN(float* p, V16f v, int n) {
-  alignas(64) float lanes[16];
-  store(lanes, v);
-  for (int i = 0; i < n; i++) p[i] = lanes[i];
+  _mm256_maskstore_ps(p, firstLanes(n, 0), v.a);
+  _mm256_maskstore_ps(p + 8, firstLanes(n, 1), v.b);
 }
 inline V16f set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 inline V16f add(V16f x, V16f y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
@@ -44,6 +49,12 @@ inline V16f min(V16f x, V16f y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps
 inline V16f abs(V16f x) {
   const __m256 mask = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
   return {_mm256_and_ps(x.a, mask), _mm256_and_ps(x.b, mask)};
+}
+inline float foldMax(V16f x) {
+  const __m256 m = _mm256_max_ps(x.a, x.b);
+  __m128 r = _mm_max_ps(_mm256_castps256_ps128(m), _mm256_extractf128_ps(m, 1));
+  r = _mm_max_ps(r, _mm_movehl_ps(r, r));
+  return _mm_cvtss_f32(_mm_max_ss(r, _mm_movehdup_ps(r)));
 }
 inline uint32_t greater(V16f x, V16f y) {
   return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(x.a, y.a, _CMP_GT_OQ))) |
@@ -78,6 +89,7 @@ inline void storeHalf(uint16_t* p, V16f x) {
   _mm_storeu_si128(to + 1, _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
 }
 
+inline V16i add(V16i x, V16i y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
 inline V16i set1i(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 inline V16f toFloat(V16i x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 inline V16i toInt(V16f x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
@@ -106,23 +118,55 @@ inline V64b highNibbles(V64b x) {
   return {_mm256_and_si256(_mm256_srli_epi16(x.a, 4), mask), _mm256_and_si256(_mm256_srli_epi16(x.b, 4), mask)};
 }
 
-inline __m256i quads(__m256i pairs) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
-// Nibbles: 2·15·127 stays far below the 16-bit saturation of the pairwise product.
-inline V16i dotUnsigned(V16i acc, V64b w, int32_t x) {
-  const __m256i xs = _mm256_set1_epi32(x);
-  return {_mm256_add_epi32(acc.a, quads(_mm256_maddubs_epi16(w.a, xs))), _mm256_add_epi32(acc.b, quads(_mm256_maddubs_epi16(w.b, xs)))};
+// Four int8 inputs as int16, even ones first: 255·127 is too large for the 16-bit sums of the byte product, so bytes are multiplied as
+// 16-bit pairs. Even and odd bytes of a word come apart with a mask and a shift.
+using Quad = int64_t;
+inline void storeQuads(Quad* to, V16i x) {
+  const __m256i words = _mm256_packs_epi32(x.a, x.b);  // quads 0, 2, 1, 3
+  const __m256i evenFirst = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(words, 0xd8), 0xd8);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permute4x64_epi64(evenFirst, 0xd8));
 }
-// Bytes 0..255 would saturate, so the sign moves from weight to input: |w| <= 128, 2·128·127 < 2^15.
-inline __m256i dotSigned(__m256i acc, __m256i offsetWeights, __m256i x) {
-  const __m256i w = _mm256_xor_si256(offsetWeights, _mm256_set1_epi8(char(0x80)));
-  return _mm256_add_epi32(acc, quads(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))));
+// A running sum stays one: the compiler would add products to each other first, which needs more registers than there are.
+inline void hold(__m256i& x) { asm("" : "+x"(x)); }
+// Leaves a value in memory where registers are needed more: the compiler would rather spill what the inner loop uses.
+inline void park(V16f& x) { asm volatile("" : "+m"(x.a), "+m"(x.b)); }
+struct Bytes { __m256i evenA, oddA, evenB, oddB; };
+inline Bytes bytes(V64b w) {
+  const __m256i even = _mm256_set1_epi16(0xff);
+  return {_mm256_and_si256(w.a, even), _mm256_srli_epi16(w.a, 8), _mm256_and_si256(w.b, even), _mm256_srli_epi16(w.b, 8)};
 }
-inline V16i dotOffset(V16i acc, V64b w, int32_t x) {
-  const __m256i xs = _mm256_set1_epi32(x);
-  return {dotSigned(acc.a, w.a, xs), dotSigned(acc.b, w.b, xs)};
+inline V16i dotBytes(V16i acc, const Bytes& w, const Quad& x) {
+  const int32_t* pairs = reinterpret_cast<const int32_t*>(&x);
+  __m256i even = _mm256_set1_epi32(pairs[0]);
+  acc.a = _mm256_add_epi32(acc.a, _mm256_madd_epi16(w.evenA, even));
+  hold(acc.a);
+  acc.b = _mm256_add_epi32(acc.b, _mm256_madd_epi16(w.evenB, even));
+  hold(acc.b);
+  __m256i odd = _mm256_set1_epi32(pairs[1]);
+  acc.a = _mm256_add_epi32(acc.a, _mm256_madd_epi16(w.oddA, odd));
+  hold(acc.a);
+  acc.b = _mm256_add_epi32(acc.b, _mm256_madd_epi16(w.oddB, odd));
+  hold(acc.b);
+  return acc;
 }
-inline int32_t offsetStart(int32_t) { return 0; }
 
+// Nibbles fit the byte product, and a whole block its 16-bit sums: 8 groups · 2 · 15 · 128 = 30,720.
+struct NibbleDots { __m256i a, b; };
+inline NibbleDots noNibbles() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+inline NibbleDots dotNibbles(NibbleDots acc, V64b w, int32_t x) {
+  const __m256i xs = _mm256_set1_epi32(x);
+  acc.a = _mm256_add_epi16(acc.a, _mm256_maddubs_epi16(w.a, xs));
+  hold(acc.a);
+  acc.b = _mm256_add_epi16(acc.b, _mm256_maddubs_epi16(w.b, xs));
+  hold(acc.b);
+  return acc;
+}
+inline V16i total(NibbleDots x) {
+  const __m256i one = _mm256_set1_epi16(1);
+  return {_mm256_madd_epi16(x.a, one), _mm256_madd_epi16(x.b, one)};
+}
+
+constexpr int64_t kF32Ahead = 1024;  // floats
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 #include "../rows-inl.h"

@@ -15,8 +15,10 @@ struct V16f { __m512 v; };
 struct V16i { __m512i v; };
 struct V64b { __m512i v; };
 
-// 32 registers: 8 rows of f32 and 8 of int32 accumulators, the weights, and room to spare.
-constexpr int kRowsPerPass = 8;
+// 32 registers: 8 rows of f32 and 8 of int32 accumulators, or two f32 tiles of 8 rows, the weights, and room to spare.
+constexpr int kRowsInt = 8;
+constexpr int kRowsF32 = 8;
+constexpr int kF32TwoTiles = 8;
 
 inline __mmask16 firstLanes(int n) { return __mmask16((1u << n) - 1); }
 
@@ -33,6 +35,7 @@ inline V16f fma(V16f a, V16f b, V16f c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)
 inline V16f max(V16f a, V16f b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline V16f min(V16f a, V16f b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline V16f abs(V16f a) { return {_mm512_abs_ps(a.v)}; }
+inline float foldMax(V16f a) { return _mm512_reduce_max_ps(a.v); }
 inline uint32_t greater(V16f a, V16f b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ); }
 inline V16f zeroWhere(uint32_t lanes, V16f a) { return {_mm512_maskz_mov_ps(__mmask16(~lanes), a.v)}; }
 inline V16f roundEven(V16f a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
@@ -43,6 +46,7 @@ inline void storeHalf(uint16_t* p, V16f a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 
+inline V16i add(V16i a, V16i b) { return {_mm512_add_epi32(a.v, b.v)}; }
 inline V16i set1i(int32_t x) { return {_mm512_set1_epi32(x)}; }
 inline V16f toFloat(V16i a) { return {_mm512_cvtepi32_ps(a.v)}; }
 inline V16i toInt(V16f a) { return {_mm512_cvtps_epi32(a.v)}; }
@@ -53,11 +57,20 @@ inline V64b load64(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 inline V64b lowNibbles(V64b a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
 inline V64b highNibbles(V64b a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
 
-// acc + sum of four products per lane. The offset weights' bias of 128 is taken off by starting at offsetStart.
-inline V16i dotUnsigned(V16i acc, V64b w, int32_t x) { return {_mm512_dpbusd_epi32(acc.v, w.v, _mm512_set1_epi32(x))}; }
-inline V16i dotOffset(V16i acc, V64b w, int32_t x) { return dotUnsigned(acc, w, x); }
-inline int32_t offsetStart(int32_t sumOfInputs) { return -128 * sumOfInputs; }
+using Quad = int32_t;  // four int8 inputs
+inline void storeQuads(Quad* to, V16i x) { storeBytes(reinterpret_cast<int8_t*>(to), x); }
+inline void park(V16f&) {}  // registers suffice
+using Bytes = V64b;
+inline Bytes bytes(V64b w) { return w; }
+// acc + sum of four products per lane.
+inline V16i dotBytes(V16i acc, const Bytes& w, const Quad& x) { return {_mm512_dpbusd_epi32(acc.v, w.v, _mm512_set1_epi32(x))}; }
 
+using NibbleDots = V16i;
+inline NibbleDots noNibbles() { return set1i(0); }
+inline NibbleDots dotNibbles(NibbleDots acc, V64b w, int32_t x) { return dotBytes(acc, w, x); }
+inline V16i total(NibbleDots x) { return x; }
+
+constexpr int64_t kF32Ahead = 1024;  // floats
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 #include "../rows-inl.h"

@@ -14,7 +14,9 @@ struct V16f { float v[16]; };
 struct V16i { int32_t v[16]; };
 struct V64b { uint8_t v[64]; };
 
-constexpr int kRowsPerPass = 2;
+constexpr int kRowsInt = 2;
+constexpr int kRowsF32 = 2;
+constexpr int kF32TwoTiles = 2;
 
 #define EACH(expression)                   \
   V16f r;                                  \
@@ -37,6 +39,12 @@ inline V16f fma(V16f a, V16f b, V16f c) { EACH(a.v[i] * b.v[i] + c.v[i]); }
 inline V16f max(V16f a, V16f b) { EACH(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
 inline V16f min(V16f a, V16f b) { EACH(a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
 inline V16f abs(V16f a) { EACH(std::fabs(a.v[i])); }
+inline float foldMax(V16f a) {
+  float largest = a.v[0];
+  for (int i = 1; i < 16; i++)
+    if (a.v[i] > largest) largest = a.v[i];
+  return largest;
+}
 inline uint32_t greater(V16f a, V16f b) {
   uint32_t lanes = 0;
   for (int i = 0; i < 16; i++) lanes |= uint32_t(a.v[i] > b.v[i]) << i;
@@ -56,6 +64,10 @@ inline void storeHalf(uint16_t* p, V16f a) {
   for (int i = 0; i < 16; i++) p[i] = floatToHalf(a.v[i]);
 }
 
+inline V16i add(V16i a, V16i b) {
+  for (int i = 0; i < 16; i++) a.v[i] += b.v[i];
+  return a;
+}
 inline V16i set1i(int32_t x) {
   V16i r;
   for (int i = 0; i < 16; i++) r.v[i] = x;
@@ -91,16 +103,27 @@ inline V64b highNibbles(V64b a) {
   for (int i = 0; i < 64; i++) a.v[i] >>= 4;
   return a;
 }
-inline V16i dotUnsigned(V16i acc, const V64b& w, int32_t x) {
+
+using Quad = int32_t;  // four int8 inputs
+inline void storeQuads(Quad* to, V16i x) { storeBytes(reinterpret_cast<int8_t*>(to), x); }
+inline void park(V16f&) {}  // registers suffice
+using Bytes = V64b;
+inline const Bytes& bytes(const V64b& w) { return w; }
+// acc + sum of four products per lane.
+inline V16i dotBytes(V16i acc, const Bytes& w, const Quad& x) {
   int8_t xs[4];
   std::memcpy(xs, &x, 4);
   for (int i = 0; i < 16; i++)
     acc.v[i] += int(w.v[4 * i]) * xs[0] + int(w.v[4 * i + 1]) * xs[1] + int(w.v[4 * i + 2]) * xs[2] + int(w.v[4 * i + 3]) * xs[3];
   return acc;
 }
-inline V16i dotOffset(V16i acc, const V64b& w, int32_t x) { return dotUnsigned(acc, w, x); }
-inline int32_t offsetStart(int32_t sumOfInputs) { return -128 * sumOfInputs; }
 
+using NibbleDots = V16i;
+inline NibbleDots noNibbles() { return set1i(0); }
+inline NibbleDots dotNibbles(NibbleDots acc, const V64b& w, int32_t x) { return dotBytes(acc, w, x); }
+inline V16i total(NibbleDots x) { return x; }
+
+constexpr int64_t kF32Ahead = 1024;  // floats
 inline void prefetch(const void*) {}
 
 #undef EACH
