@@ -6,11 +6,11 @@ import { CheckpointError } from '../errors.ts';
 import { type PackedMatrix, packedBytes, type WeightDtype } from '../kernels/kernels.ts';
 import type { ForwardBatch } from '../model/forward-batch.ts';
 import { KvCache } from '../model/kv-cache.ts';
-import { decoderLayer, type LayerWeights, loadLayer } from '../model/layers.ts';
+import { decoderLayer, type LayerSettings, type LayerWeights, loadLayer } from '../model/layers.ts';
 import { rotaryTables } from '../model/rope.ts';
 import type { TargetModel } from '../model/target.ts';
 import { WeightLoader } from '../model/weights.ts';
-import { EagerOps, type RotaryTables } from '../tensor/ops.ts';
+import { EagerOps } from '../tensor/ops.ts';
 import type { TensorSource } from '../tensor/source.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import type { HeadConfig } from './head-config.ts';
@@ -29,7 +29,7 @@ export class EagleHead implements Disposable {
   readonly #layer: LayerWeights;
   readonly #lmHead: PackedMatrix; // [Vd, d]
   readonly #buffers: ArrayBuffer[] = []; // the head's own, beside the loader's
-  readonly #rotary: RotaryTables;
+  readonly #settings: LayerSettings;
   readonly #ops: EagerOps;
   /** Target id of a draft id; undefined where the vocabularies are the same. */
   readonly targetIds: Int32Array | undefined; // [Vd]
@@ -74,7 +74,8 @@ export class EagleHead implements Disposable {
       this[Symbol.dispose]();
       throw error;
     }
-    this.#rotary = rotaryTables(target.config.contextLength, config.headDim, config.ropeTheta);
+    const rotary = rotaryTables(target.config.contextLength, config.headDim, config.ropeTheta);
+    this.#settings = { shape: config, eps: config.rmsNormEps, rotary };
   }
 
   createCache(capacity: number): KvCache {
@@ -88,13 +89,7 @@ export class EagleHead implements Disposable {
     ops.release(0);
     const embedded = ops.gather(this.#target.embedding, batch.tokens, batch.rows);
     const x = ops.linear(ops.concat(embedded, features), this.#fc, undefined, this.#fcBias);
-    return decoderLayer(ops, this.#layer, x, cache.layers[0]!, {
-      shape: this.config,
-      eps: this.config.rmsNormEps,
-      positions: batch.positions,
-      rotary: this.#rotary,
-      layout: batch.layout,
-    });
+    return decoderLayer(ops, this.#layer, x, cache.layers[0]!, this.#settings, batch);
   }
 
   /** Logits over the draft vocabulary of the batch's wanted rows: [batch.logitCount, Vd]. */

@@ -1,7 +1,8 @@
 /** The pre-norm decoder layer of the Llama family, against `Ops`: eager or taped. */
-import type { AttentionLayout, KvLayer, PackedMatrix } from '../kernels/kernels.ts';
+import type { KvLayer, PackedMatrix } from '../kernels/kernels.ts';
 import type { HeadShape, Ops, RotaryTables } from '../tensor/ops.ts';
 import type { Tensor } from '../tensor/tensor.ts';
+import type { ForwardBatch } from './forward-batch.ts';
 import { halvesFromPairs, type WeightLoader } from './weights.ts';
 
 export interface LayerShape extends HeadShape {
@@ -19,13 +20,11 @@ export interface LayerWeights {
   readonly down: PackedMatrix; // [d, intermediate]
 }
 
-/** What the rows of one forward share in every layer. */
-export interface LayerContext {
+/** What all layers of a model share, whatever rows they are given. */
+export interface LayerSettings {
   readonly shape: LayerShape;
   readonly eps: number;
-  readonly positions: Int32Array;
   readonly rotary: RotaryTables;
-  readonly layout: AttentionLayout;
 }
 
 export function loadLayer(
@@ -63,9 +62,15 @@ export function loadLayer(
   };
 }
 
-/** x [n, d] → [n, d]. */
-export function decoderLayer(ops: Ops, weights: LayerWeights, x: Tensor, kv: KvLayer, context: LayerContext): Tensor {
-  const { shape, eps, positions, rotary, layout } = context;
+/** x [n, d], the rows of `batch` → [n, d]. Settings and batch stay apart so that a forward makes no object of both. */
+export function decoderLayer(
+  ops: Ops,
+  weights: LayerWeights,
+  x: Tensor,
+  kv: KvLayer,
+  { shape, eps, rotary }: LayerSettings,
+  { positions, layout }: ForwardBatch,
+): Tensor {
   const normed = weights.inputNorm === undefined ? x : ops.rmsNorm(x, weights.inputNorm, eps);
   const attended = ops.attention(ops.linear(normed, weights.qkv), shape, positions, rotary, kv, layout);
   const h = ops.linear(attended, weights.output, x);

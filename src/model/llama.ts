@@ -1,11 +1,11 @@
 /** Llama: token embedding, pre-norm decoder layers with grouped-query attention and SwiGLU, final norm, LM head. */
 import type { Kernels, KvDtype, PackedMatrix } from '../kernels/kernels.ts';
-import { EagerOps, type RotaryTables } from '../tensor/ops.ts';
+import { EagerOps } from '../tensor/ops.ts';
 import type { TensorSource } from '../tensor/source.ts';
 import type { ModelConfig } from './config.ts';
 import type { ForwardBatch } from './forward-batch.ts';
 import { KvCache } from './kv-cache.ts';
-import { decoderLayer, type LayerWeights, loadLayer } from './layers.ts';
+import { decoderLayer, type LayerSettings, type LayerWeights, loadLayer } from './layers.ts';
 import { rotaryTables } from './rope.ts';
 import type { ForwardOutput, TargetModel } from './target.ts';
 import { type ModelDtype, WeightLoader } from './weights.ts';
@@ -34,7 +34,7 @@ class Llama implements TargetModel {
   readonly #loader: WeightLoader;
   readonly #layers: readonly LayerWeights[];
   readonly #finalNorm: Float32Array;
-  readonly #rotary: RotaryTables;
+  readonly #settings: LayerSettings;
   readonly #kvDtype: KvDtype;
   readonly #ops: EagerOps;
 
@@ -58,7 +58,8 @@ class Llama implements TargetModel {
       loader[Symbol.dispose]();
       throw error;
     }
-    this.#rotary = rotaryTables(config.contextLength, config.headDim, config.ropeTheta);
+    const rotary = rotaryTables(config.contextLength, config.headDim, config.ropeTheta);
+    this.#settings = { shape: config, eps: config.rmsNormEps, rotary };
     this.#kvDtype = options.kvDtype ?? (this.embedding.dtype === 'f32' ? 'f32' : 'f16');
   }
 
@@ -74,17 +75,10 @@ class Llama implements TargetModel {
     const ops = this.#ops;
     const { config } = this;
     ops.release(0);
-    const context = {
-      shape: config,
-      eps: config.rmsNormEps,
-      positions: batch.positions,
-      rotary: this.#rotary,
-      layout: batch.layout,
-    };
     const start = ops.mark();
     let x = ops.gather(this.embedding, batch.tokens, batch.rows);
     for (let i = 0; i < this.#layers.length; i++) {
-      x = ops.keep(start, decoderLayer(ops, this.#layers[i]!, x, cache.layers[i]!, context));
+      x = ops.keep(start, decoderLayer(ops, this.#layers[i]!, x, cache.layers[i]!, this.#settings, batch));
     }
     const features = ops.rmsNorm(x, this.#finalNorm, config.rmsNormEps);
     const wanted =
