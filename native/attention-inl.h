@@ -2,7 +2,12 @@
 // and itself). Scores are computed where keys lie, sixteen slots at a time, then put into logical order; soft-max and the weighted
 // sum of values walk that order. So the bits depend on logical positions only, not on slots, neighbours or threads.
 
-constexpr int32_t kAttentionRows = 4;  // rows of one sequence that share a pass over the keys
+constexpr int32_t kAttentionRows = 4;       // rows of one sequence that share a pass over the keys
+constexpr int32_t kValuePositions = 128;    // positions whose values (64 · 2 bytes each) stay in the first-level cache for all queries
+
+// Fetched ahead, tiles and positions: about a memory latency at the rate of one row.
+constexpr int32_t kTilesAhead = kScoreTiles > 2 ? kScoreTiles : 2;
+constexpr int32_t kValuesAhead = 32;
 
 inline V16f loadElements(const float* p) { return load(p); }
 inline V16f loadElements(const uint16_t* p) { return loadHalf(p); }
@@ -13,14 +18,34 @@ inline V16f loadElementsN(const uint16_t* p, int n) {
   return loadHalf(lanes);
 }
 
-// scores[q][t] for Q queries and NT key tiles.
+// The query heads of a few rows of one sequence that read one KV head.
+struct QueryBlock {
+  const float* qkv;  // row `first`, first head of the group
+  float* out;        // the same
+  int32_t qkvStride, outStride, headDim;
+  int32_t group;     // query heads per row
+  int32_t count;     // rows · group
+  float* scores;     // [count][scoreStride] over the prefix, then in logical order
+  int64_t scoreStride;
+  float* extraScores;  // [count][extraStride] by tile that holds an extra slot
+  int64_t extraStride;
+
+  const float* query(int32_t q) const { return qkv + int64_t(q / group) * qkvStride + q % group * headDim; }
+  float* output(int32_t q) const { return out + int64_t(q / group) * outStride + q % group * headDim; }
+};
+
+// to[q][0 .. 16·NT) for Q queries and NT key tiles.
 template <class T, int Q, int NT>
-inline void scoreTiles(const T* keys, int64_t tileStride, int32_t headDim, const float* const* queries, float* const* scores, int64_t at) {
+inline void scoreTiles(const T* keys, int64_t tileStride, const QueryBlock& b, int32_t first, float* to, int64_t toStride) {
   V16f acc[Q][NT];
-  for (int q = 0; q < Q; q++)
+  const float* queries[Q];
+  for (int q = 0; q < Q; q++) {
+    queries[q] = b.query(first + q);
     for (int t = 0; t < NT; t++) acc[q][t] = set1(0);
-  for (int32_t d = 0; d < headDim; d++, keys += kKvTile) {
+  }
+  for (int32_t d = 0; d < b.headDim; d++, keys += kKvTile) {
     V16f k[NT];
+    prefetch(keys + kTilesAhead * tileStride);
 #pragma GCC unroll 4
     for (int t = 0; t < NT; t++) k[t] = loadElements(keys + t * tileStride);
 #pragma GCC unroll 4
@@ -31,139 +56,217 @@ inline void scoreTiles(const T* keys, int64_t tileStride, int32_t headDim, const
     }
   }
   for (int q = 0; q < Q; q++)
-    for (int t = 0; t < NT; t++) store(scores[q] + at + t * kKvTile, acc[q][t]);
+    for (int t = 0; t < NT; t++) store(to + (first + q) * toStride + t * kKvTile, acc[q][t]);
 }
 
 template <class T, int NT>
-inline void scoreQueries(int32_t count, const T* keys, int64_t tileStride, int32_t headDim, const float* const* queries, float* const* scores, int64_t at) {
+inline void scoreQueries(const T* keys, int64_t tileStride, const QueryBlock& b, float* to, int64_t toStride) {
   int32_t q = 0;
-  for (; q + 4 <= count; q += 4) scoreTiles<T, 4, NT>(keys, tileStride, headDim, queries + q, scores + q, at);
-  switch (count - q) {
-    case 3: scoreTiles<T, 3, NT>(keys, tileStride, headDim, queries + q, scores + q, at); break;
-    case 2: scoreTiles<T, 2, NT>(keys, tileStride, headDim, queries + q, scores + q, at); break;
-    case 1: scoreTiles<T, 1, NT>(keys, tileStride, headDim, queries + q, scores + q, at); break;
+  for (; q + 4 <= b.count; q += 4) scoreTiles<T, 4, NT>(keys, tileStride, b, q, to, toStride);
+  switch (b.count - q) {
+    case 3: scoreTiles<T, 3, NT>(keys, tileStride, b, q, to, toStride); break;
+    case 2: scoreTiles<T, 2, NT>(keys, tileStride, b, q, to, toStride); break;
+    case 1: scoreTiles<T, 1, NT>(keys, tileStride, b, q, to, toStride); break;
   }
 }
 
-// out[q][first .. first + 16·ND) += weights · values, positions in logical order. The last vector may be partial.
+// output[q][d .. d + 16·ND) += weights[q][at + j] · values of slot + j, j ascending. Only the first `lanes` of the last vector exist.
 template <class T, int Q, int ND>
-inline void weighValues(const KvLayer& kv, int32_t head, int32_t first, int32_t lastLanes, int32_t base, int32_t prefix, const int32_t* extras,
-                        int32_t extraCount, float* const* weights, float* const* out) {
-  const int64_t width = int64_t(kv.kvHeads) * kv.headDim;
-  const T* values = static_cast<const T*>(kv.values) + int64_t(head) * kv.headDim + first;
+inline void weighValues(const T* values, int64_t width, int32_t count, const QueryBlock& b, int32_t first, const float* weights, int64_t weightStride,
+                        int32_t d, int lanes) {
   V16f acc[Q][ND];
-  for (int q = 0; q < Q; q++)
-    for (int d = 0; d < ND; d++) acc[q][d] = set1(0);
-  for (int32_t j = 0; j < prefix + extraCount; j++) {
-    const T* row = values + int64_t(j < prefix ? base + j : extras[j - prefix]) * width;
+  const float* p[Q];
+  for (int q = 0; q < Q; q++) {
+    p[q] = weights + (first + q) * weightStride;
+    for (int v = 0; v < ND; v++) acc[q][v] = lanes < 16 ? loadN(b.output(first + q) + d, lanes, 0) : load(b.output(first + q) + d + v * 16);
+  }
+  for (int32_t j = 0; j < count; j++, values += width) {
     V16f v[ND];
+    prefetch(values + kValuesAhead * width);
 #pragma GCC unroll 4
-    for (int d = 0; d < ND; d++) v[d] = d == ND - 1 && lastLanes < 16 ? loadElementsN(row + d * 16, lastLanes) : loadElements(row + d * 16);
+    for (int i = 0; i < ND; i++) v[i] = lanes < 16 ? loadElementsN(values, lanes) : loadElements(values + i * 16);
 #pragma GCC unroll 4
     for (int q = 0; q < Q; q++) {
-      const V16f p = set1(weights[q][j]);
+      const V16f weight = set1(p[q][j]);
 #pragma GCC unroll 4
-      for (int d = 0; d < ND; d++) acc[q][d] = fma(p, v[d], acc[q][d]);
+      for (int i = 0; i < ND; i++) acc[q][i] = fma(weight, v[i], acc[q][i]);
     }
   }
   for (int q = 0; q < Q; q++)
-    for (int d = 0; d < ND; d++) storeN(out[q] + first + d * 16, acc[q][d], d == ND - 1 ? lastLanes : 16);
+    for (int i = 0; i < ND; i++) {
+      if (lanes < 16) storeN(b.output(first + q) + d, acc[q][i], lanes);
+      else store(b.output(first + q) + d + i * 16, acc[q][i]);
+    }
 }
 
-template <class T, int Q>
-inline void weighAll(const KvLayer& kv, int32_t head, int32_t base, int32_t prefix, const int32_t* extras, int32_t extraCount, float* const* weights,
-                     float* const* out) {
-  int32_t d = 0;
-  for (; d + 64 <= kv.headDim; d += 64) weighValues<T, Q, 4>(kv, head, d, 16, base, prefix, extras, extraCount, weights, out);
-  for (; d < kv.headDim; d += 16)
-    weighValues<T, Q, 1>(kv, head, d, kv.headDim - d < 16 ? kv.headDim - d : 16, base, prefix, extras, extraCount, weights, out);
+template <class T, int ND>
+inline void weighQueries(const T* values, int64_t width, int32_t count, const QueryBlock& b, int32_t first, int32_t end, const float* weights,
+                         int64_t weightStride, int32_t d, int lanes) {
+  int32_t q = first;
+  for (; q + 4 <= end; q += 4) weighValues<T, 4, ND>(values, width, count, b, q, weights, weightStride, d, lanes);
+  switch (end - q) {
+    case 3: weighValues<T, 3, ND>(values, width, count, b, q, weights, weightStride, d, lanes); break;
+    case 2: weighValues<T, 2, ND>(values, width, count, b, q, weights, weightStride, d, lanes); break;
+    case 1: weighValues<T, 1, ND>(values, width, count, b, q, weights, weightStride, d, lanes); break;
+  }
 }
 
-// Rows [first, first + rows) of one sequence, one KV head.
+// Dimensions [from, to) of queries [first, end): adds positions at .. at + count, which lie in slots from `slot` on.
 template <class T>
-inline void attendBlock(float* out, const float* qkv, int32_t stride, int32_t heads, const KvLayer& kv, const Layout& layout, int32_t first, int32_t rows,
-                        int32_t head) {
-  const int32_t group = heads / kv.kvHeads, queryCount = rows * group, headDim = kv.headDim;
-  const int32_t base = layout.base[first];
-  int32_t longest = 0, extraTotal = 0, mostExtras = 0;
+inline void weigh(const KvLayer& kv, int32_t head, int32_t slot, int32_t count, const QueryBlock& b, int32_t first, int32_t end, const float* weights,
+                  int64_t weightStride, int32_t from, int32_t to) {
+  const int64_t width = int64_t(kv.kvHeads) * kv.headDim;
+  const T* values = static_cast<const T*>(kv.values) + slot * width + int64_t(head) * kv.headDim;
+  int32_t d = from;
+  for (; d + 16 * kValueVectors <= to; d += 16 * kValueVectors)
+    weighQueries<T, kValueVectors>(values + d, width, count, b, first, end, weights, weightStride, d, 16);
+  for (; d < to; d += 16) weighQueries<T, 1>(values + d, width, count, b, first, end, weights, weightStride, d, to - d < 16 ? to - d : 16);
+}
+
+// What one block of rows [first, first + rows) looks at.
+struct Reach {
+  int32_t first, rows, base, shortest, longest, extraTotal, mostExtras;
+  int32_t tiles() const { return (longest + kKvTile - 1) / kKvTile; }
+  int64_t scoreStride() const { return (int64_t(tiles()) * kKvTile + mostExtras + 15) / 16 * 16; }
+  int64_t extraStride() const { return int64_t(extraTotal) * kKvTile; }
+  int64_t floats(int32_t group) const { return rows * group * (scoreStride() + extraStride()); }
+};
+
+inline Reach reachOf(const Layout& layout, int32_t first, int32_t rows) {
+  Reach reach{first, rows, layout.base[first], layout.prefix[first], 0, 0, 0};
   for (int32_t r = first; r < first + rows; r++) {
-    const int32_t extras = layout.extrasStart[r + 1] - layout.extrasStart[r];
-    if (layout.prefix[r] > longest) longest = layout.prefix[r];
-    if (extras > mostExtras) mostExtras = extras;
-    extraTotal += extras;
+    const int32_t extras = layout.extrasStart[r + 1] - layout.extrasStart[r], prefix = layout.prefix[r];
+    if (prefix > reach.longest) reach.longest = prefix;
+    if (prefix < reach.shortest) reach.shortest = prefix;
+    if (extras > reach.mostExtras) reach.mostExtras = extras;
+    reach.extraTotal += extras;
   }
-  const int32_t prefixTiles = (longest + kKvTile - 1) / kKvTile;
-  const int64_t logicalLength = int64_t(prefixTiles) * kKvTile + mostExtras;
-  const int64_t scoreStride = (logicalLength + 15) / 16 * 16, extraStride = int64_t(extraTotal) * kKvTile;
+  return reach;
+}
 
-  const size_t pointerBytes = size_t(queryCount) * 4 * sizeof(void*), tileListBytes = (size_t(extraTotal) * 4 + 63) / 64 * 64;
-  uint8_t* memory = static_cast<uint8_t*>(scratch(1, (pointerBytes + 63) / 64 * 64 + tileListBytes + size_t(queryCount) * (scoreStride + extraStride) * 4));
-  const float** queries = reinterpret_cast<const float**>(memory);
-  float** scores = reinterpret_cast<float**>(memory) + queryCount;
-  float** extraScores = scores + queryCount;
-  float** outputs = extraScores + queryCount;
-  int32_t* tiles = reinterpret_cast<int32_t*>(memory + (pointerBytes + 63) / 64 * 64);
-  float* floats = reinterpret_cast<float*>(reinterpret_cast<uint8_t*>(tiles) + tileListBytes);
-  for (int32_t r = 0; r < rows; r++)
-    for (int32_t g = 0; g < group; g++) {
-      const int32_t q = r * group + g, queryHead = head * group + g;
-      queries[q] = qkv + int64_t(first + r) * stride + int64_t(queryHead) * headDim;
-      outputs[q] = out + (int64_t(first + r) * heads + queryHead) * headDim;
-      scores[q] = floats + q * scoreStride;
-      extraScores[q] = floats + queryCount * scoreStride + q * extraStride;
+// Where among the distinct tiles of a block's extra slots, in order of first use, the tile of `slot` stands.
+inline int32_t extraTile(const Layout& layout, const Reach& reach, int32_t slot) {
+  int32_t index = 0;
+  const int32_t start = layout.extrasStart[reach.first];
+  for (int32_t e = start;; e++) {
+    const int32_t tile = layout.extras[e] / kKvTile;
+    if (tile == slot / kKvTile) return index;
+    bool seen = false;
+    for (int32_t f = start; f < e && !seen; f++) seen = layout.extras[f] / kKvTile == tile;
+    index += !seen;
+  }
+}
+
+// Scores of one KV head: tiles of the prefix that are this part's, and with the last part the tiles of extra slots, each once.
+template <class T>
+inline void scorePart(const KvLayer& kv, int32_t head, const Layout& layout, const Reach& reach, const QueryBlock& b, int32_t part, int32_t parts) {
+  const int64_t tileStride = int64_t(kv.kvHeads) * kv.headDim * kKvTile;
+  const T* keys = static_cast<const T*>(kv.keys) + int64_t(head) * kv.headDim * kKvTile;
+  const T* prefixKeys = keys + reach.base / kKvTile * tileStride;
+  const int32_t end = int32_t(int64_t(reach.tiles()) * (part + 1) / parts);
+  int32_t t = int32_t(int64_t(reach.tiles()) * part / parts);
+  for (; t + kScoreTiles <= end; t += kScoreTiles)
+    scoreQueries<T, kScoreTiles>(prefixKeys + t * tileStride, tileStride, b, b.scores + int64_t(t) * kKvTile, b.scoreStride);
+  for (; t < end; t++) scoreQueries<T, 1>(prefixKeys + t * tileStride, 0, b, b.scores + int64_t(t) * kKvTile, b.scoreStride);
+  if (part != parts - 1) return;
+  int32_t scored = 0;
+  for (int32_t e = layout.extrasStart[reach.first]; e < layout.extrasStart[reach.first + reach.rows]; e++) {
+    const int32_t i = extraTile(layout, reach, layout.extras[e]);
+    if (i < scored) continue;
+    scored++;
+    scoreQueries<T, 1>(keys + layout.extras[e] / kKvTile * tileStride, 0, b, b.extraScores + int64_t(i) * kKvTile, b.extraStride);
+  }
+}
+
+// Soft-max of queries [first, end), in logical order, in place of their scores.
+inline void softmaxPart(const Layout& layout, const Reach& reach, const QueryBlock& b, int32_t first, int32_t end) {
+  const float scale = 1.0f / std::sqrt(float(b.headDim));
+  for (int32_t q = first; q < end; q++) {
+    const int32_t r = reach.first + q / b.group, prefix = layout.prefix[r], start = layout.extrasStart[r], extras = layout.extrasStart[r + 1] - start;
+    float* row = b.scores + q * b.scoreStride;
+    for (int32_t e = 0; e < extras; e++) {
+      const int32_t slot = layout.extras[start + e];
+      row[prefix + e] = b.extraScores[q * b.extraStride + extraTile(layout, reach, slot) * kKvTile + slot % kKvTile];
     }
+    softmaxRow(row, row, prefix + extras, scale);
+  }
+}
 
-  const int64_t tileStride = int64_t(kv.kvHeads) * headDim * kKvTile;
-  const T* keys = static_cast<const T*>(kv.keys) + int64_t(head) * headDim * kKvTile;
-  const T* prefixKeys = keys + base / kKvTile * tileStride;
-  int32_t t = 0;
-  for (; t + 4 <= prefixTiles; t += 4) scoreQueries<T, 4>(queryCount, prefixKeys + t * tileStride, tileStride, headDim, queries, scores, int64_t(t) * kKvTile);
-  for (; t < prefixTiles; t++) scoreQueries<T, 1>(queryCount, prefixKeys + t * tileStride, 0, headDim, queries, scores, int64_t(t) * kKvTile);
+// Dimensions [from, to) of the weighted sum of values.
+template <class T>
+inline void weighPart(const KvLayer& kv, int32_t head, const Layout& layout, const Reach& reach, const QueryBlock& b, int32_t from, int32_t to) {
+  const float* weights = b.scores;
+  for (int32_t q = 0; q < b.count; q++)
+    for (int32_t d = from; d < to; d++) b.output(q)[d] = 0;
+  for (int32_t at = 0; at < reach.shortest; at += kValuePositions) {
+    const int32_t count = reach.shortest - at < kValuePositions ? reach.shortest - at : kValuePositions;
+    weigh<T>(kv, head, reach.base + at, count, b, 0, b.count, weights + at, b.scoreStride, from, to);
+  }
+  for (int32_t i = 0; i < reach.rows; i++) {
+    const int32_t r = reach.first + i, prefix = layout.prefix[r], first = i * b.group, end = first + b.group;
+    if (prefix > reach.shortest)
+      weigh<T>(kv, head, reach.base + reach.shortest, prefix - reach.shortest, b, first, end, weights + reach.shortest, b.scoreStride, from, to);
+    for (int32_t e = layout.extrasStart[r], at = prefix; e < layout.extrasStart[r + 1]; e++, at++)
+      weigh<T>(kv, head, layout.extras[e], 1, b, first, end, weights + at, b.scoreStride, from, to);
+  }
+}
 
-  // Each tile that holds an extra slot is scored once for all queries of the block.
-  int32_t tileCount = 0;
-  auto tileIndex = [&](int32_t slot) {
-    int32_t i = 0;
-    while (i < tileCount && tiles[i] != slot / kKvTile) i++;
-    return i;
+template <class T>
+inline void attend(float* out, const float* qkv, int32_t stride, int32_t heads, const KvLayer& kv, const Layout& layout) {
+  // Blocks of consecutive rows of one sequence; every row of a block shares `base`.
+  const int32_t group = heads / kv.kvHeads, headDim = kv.headDim;
+  Reach* reaches = static_cast<Reach*>(scratch(2, size_t(layout.rows) * sizeof(Reach)));
+  int32_t blocks = 0;
+  int64_t most = 0;
+  for (int32_t r = 0; r < layout.rows;) {
+    int32_t end = r + 1;
+    while (end < layout.rows && end - r < kAttentionRows && layout.base[end] == layout.base[r]) end++;
+    reaches[blocks] = reachOf(layout, r, end - r);
+    if (reaches[blocks].floats(group) > most) most = reaches[blocks].floats(group);
+    blocks++;
+    r = end;
+  }
+  auto queryBlock = [&](const Reach& reach, int32_t head, float* scores) {
+    const int32_t count = reach.rows * group;
+    const int64_t at = int64_t(head) * group * headDim;
+    return QueryBlock{qkv + int64_t(reach.first) * stride + at, out + int64_t(reach.first) * heads * headDim + at, stride, heads * headDim, headDim, group,
+                      count, scores, reach.scoreStride(), scores + count * reach.scoreStride(), reach.extraStride()};
   };
-  for (int32_t e = layout.extrasStart[first]; e < layout.extrasStart[first + rows]; e++) {
-    const int32_t i = tileIndex(layout.extras[e]);
-    if (i < tileCount) continue;
-    tiles[tileCount++] = layout.extras[e] / kKvTile;
-    scoreQueries<T, 1>(queryCount, keys + tiles[i] * tileStride, 0, headDim, queries, extraScores, int64_t(i) * kKvTile);
-  }
 
-  const float scale = 1.0f / std::sqrt(float(headDim));
-  for (int32_t r = 0; r < rows; r++) {
-    const int32_t prefix = layout.prefix[first + r];
-    const int32_t* extras = layout.extras + layout.extrasStart[first + r];
-    const int32_t extraCount = layout.extrasStart[first + r + 1] - layout.extrasStart[first + r];
-    for (int32_t q = r * group; q < (r + 1) * group; q++) {
-      for (int32_t e = 0; e < extraCount; e++) scores[q][prefix + e] = extraScores[q][tileIndex(extras[e]) * kKvTile + extras[e] % kKvTile];
-      softmaxRow(scores[q], scores[q], prefix + extraCount, scale);
-    }
-    int32_t g = 0;
-    for (; g + 4 <= group; g += 4) weighAll<T, 4>(kv, head, base, prefix, extras, extraCount, scores + r * group + g, outputs + r * group + g);
-    switch (group - g) {
-      case 3: weighAll<T, 3>(kv, head, base, prefix, extras, extraCount, scores + r * group + g, outputs + r * group + g); break;
-      case 2: weighAll<T, 2>(kv, head, base, prefix, extras, extraCount, scores + r * group + g, outputs + r * group + g); break;
-      case 1: weighAll<T, 1>(kv, head, base, prefix, extras, extraCount, scores + r * group + g, outputs + r * group + g); break;
-    }
+  const int32_t pieces = blocks * kv.kvHeads, vectors = (headDim + 15) / 16;
+  if (pieces >= 2 * threadCount()) {
+    auto body = [&](int piece) {
+      const Reach& reach = reaches[piece / kv.kvHeads];
+      const int32_t head = piece % kv.kvHeads;
+      const QueryBlock b = queryBlock(reach, head, static_cast<float*>(scratch(1, size_t(most) * 4)));
+      scorePart<T>(kv, head, layout, reach, b, 0, 1);
+      softmaxPart(layout, reach, b, 0, b.count);
+      weighPart<T>(kv, head, layout, reach, b, 0, headDim);
+    };
+    return parallel(pieces, body);
   }
+  // Few rows: threads share a piece, by positions, then by queries, then by dimensions.
+  const int32_t wanted = (2 * threadCount() + pieces - 1) / pieces, parts = wanted < vectors ? wanted : vectors;
+  float* scores = static_cast<float*>(scratch(0, size_t(pieces) * size_t(most) * 4));
+  auto share = [&](auto&& compute) {  // compute(reach, head, queries, part)
+    auto body = [&](int chunk) {
+      const int32_t piece = chunk / parts, head = piece % kv.kvHeads;
+      const Reach& reach = reaches[piece / kv.kvHeads];
+      compute(reach, head, queryBlock(reach, head, scores + piece * most), chunk % parts);
+    };
+    parallel(pieces * parts, body);
+  };
+  share([&](const Reach& reach, int32_t head, const QueryBlock& b, int32_t part) { scorePart<T>(kv, head, layout, reach, b, part, parts); });
+  share([&](const Reach& reach, int32_t, const QueryBlock& b, int32_t part) {
+    softmaxPart(layout, reach, b, b.count * part / parts, b.count * (part + 1) / parts);
+  });
+  share([&](const Reach& reach, int32_t head, const QueryBlock& b, int32_t part) {
+    const int32_t from = vectors * part / parts * 16, to = vectors * (part + 1) / parts * 16;
+    weighPart<T>(kv, head, layout, reach, b, from, to < headDim ? to : headDim);
+  });
 }
 
 void attention(float* out, const float* qkv, int32_t stride, int32_t heads, const KvLayer& kv, const Layout& layout) {
-  // Blocks of consecutive rows of one sequence; every row of a block shares `base`.
-  int32_t* starts = static_cast<int32_t*>(scratch(0, size_t(layout.rows + 1) * 4));
-  int32_t blocks = 0;
-  for (int32_t r = 0; r < layout.rows; r++)
-    if (blocks == 0 || r - starts[blocks - 1] == kAttentionRows || layout.base[r] != layout.base[r - 1]) starts[blocks++] = r;
-  starts[blocks] = layout.rows;
-  auto body = [&](int chunk) {
-    const int32_t block = chunk / kv.kvHeads, head = chunk % kv.kvHeads, rows = starts[block + 1] - starts[block];
-    if (kv.half) attendBlock<uint16_t>(out, qkv, stride, heads, kv, layout, starts[block], rows, head);
-    else attendBlock<float>(out, qkv, stride, heads, kv, layout, starts[block], rows, head);
-  };
-  parallel(blocks * kv.kvHeads, body);
+  if (kv.half) attend<uint16_t>(out, qkv, stride, heads, kv, layout);
+  else attend<float>(out, qkv, stride, heads, kv, layout);
 }

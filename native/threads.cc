@@ -97,11 +97,10 @@ Pool& pool() {
 }
 
 struct Scratch {
-  void* data[2] = {nullptr, nullptr};
-  size_t size[2] = {0, 0};
+  void* data[3] = {nullptr, nullptr, nullptr};
+  size_t size[3] = {0, 0, 0};
   ~Scratch() {
-    std::free(data[0]);
-    std::free(data[1]);
+    for (void* block : data) std::free(block);
   }
 };
 thread_local Scratch threadScratch;

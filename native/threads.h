@@ -13,7 +13,7 @@ int threadCount();
 // Calls body(context, chunk) for chunk = 0..chunks-1 on the pool and the caller; returns when all are done.
 void parallelFor(int chunks, void (*body)(void* context, int chunk), void* context);
 
-// Scratch memory of the calling thread, 64-byte aligned, kept and grown: slot 0 for the caller of a kernel, slot 1 inside chunks.
+// Scratch memory of the calling thread, 64-byte aligned, kept and grown: slots 0 and 2 for the caller of a kernel, slot 1 inside chunks.
 void* scratch(int slot, size_t bytes);
 
 template <class F>
