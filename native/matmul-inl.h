@@ -42,7 +42,7 @@ inline void finish(const Output& o, int32_t row, int32_t tile, V16f acc) {
 
 // NT tiles side by side share each broadcast input: half the loads, and enough independent sums when rows are few.
 template <int R, int NT>
-inline void tilesF32(const float* w, int64_t tileFloats, const float* x, int32_t cols, const Output& o, int32_t row, int32_t tile) {
+inline void tilesF32(const float* w, int64_t tileFloats, const float* x, int32_t cols, const Output& o, int32_t row, int32_t tile, Ahead ahead) {
   V16f acc[NT][R];
   for (int t = 0; t < NT; t++)
     for (int r = 0; r < R; r++) acc[t][r] = set1(0);
@@ -51,8 +51,9 @@ inline void tilesF32(const float* w, int64_t tileFloats, const float* x, int32_t
 #pragma GCC unroll 8
     for (int t = 0; t < NT; t++) {
       wt[t] = load(w + t * tileFloats);
-      prefetch(w + t * tileFloats + kF32Ahead);
+      prefetch(ahead.next + t * tileFloats * 4);
     }
+    ahead.next += ahead.step;
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
       const V16f xr = set1(x[r]);
@@ -121,44 +122,53 @@ inline void tileQ4(const uint8_t* w, int32_t blocks, const int32_t* x, const flo
   for (int r = 0; r < R; r++) finish(o, row + r, tile, acc[r]);
 }
 
-// All rows of one pass over tiles [first, end). `pass` of `passes` fetches its share of the tile that follows.
+// One pass of rows over a group of tiles, out of `passes` over the same group.
+struct Pass {
+  int32_t row;  // its first
+  int32_t index, passes;
+  int32_t together;  // tiles of a group
+};
+
 template <int R>
-inline void passOver(const Matrix& w, const Inputs& in, int32_t row, int32_t first, int32_t end, const Output& o, int32_t pass, int32_t passes) {
+inline void passOver(const Matrix& w, const Inputs& in, Pass p, int32_t first, int32_t end, const Output& o) {
   const int64_t bytes = w.tileBytes();
   const int32_t blocks = w.blocks();
   const uint8_t* tile = w.data + first * bytes;
-  const int64_t at = int64_t(row) * blocks;
-  const int32_t share = int32_t(bytes / passes / blocks);
-  switch (w.dtype) {
-    case Dtype::F32: {
-      constexpr int kTogether = R == 1 ? 4 : R <= kF32TwoTiles ? 2 : 1;
-      const float* x = in.f32 + int64_t(row) * w.cols;
-      int32_t t = first;
-      for (; t + kTogether <= end; t += kTogether, tile += kTogether * bytes)
-        tilesF32<R, kTogether>(reinterpret_cast<const float*>(tile), bytes / 4, x, w.cols, o, row, t);
-      for (; t < end; t++, tile += bytes) tilesF32<R, 1>(reinterpret_cast<const float*>(tile), 0, x, w.cols, o, row, t);
-      break;
-    }
-    case Dtype::Q8:
-      for (int32_t t = first; t < end; t++, tile += bytes)
-        tileQ8<R>(tile, blocks, in.quads + at * 8, in.scales + at, in.starts + at, o, row, t, {tile + bytes + int64_t(pass) * share * blocks, share});
-      break;
-    case Dtype::Q4:
-      for (int32_t t = first; t < end; t++, tile += bytes)
-        tileQ4<R>(tile, blocks, in.nibbleQuads + at * 8, in.scales + at, in.sums + at, o, row, t, {tile + bytes + int64_t(pass) * share * blocks, share});
-      break;
+  const int64_t at = int64_t(p.row) * blocks;
+  if (w.dtype == Dtype::F32) {
+    constexpr int kTogether = R == 1 ? 4 : R <= kF32TwoTiles ? 2 : 1;
+    const float* x = in.f32 + int64_t(p.row) * w.cols;
+    // One pass runs a little ahead of itself; of several, each fetches its share of the next group.
+    const int32_t step = 64 / p.passes;
+    const int64_t distance = p.passes == 1 ? kF32Ahead : p.together * bytes + int64_t(p.index) * step * w.cols;
+    int32_t t = first;
+    for (; t + kTogether <= end; t += kTogether, tile += kTogether * bytes)
+      tilesF32<R, kTogether>(reinterpret_cast<const float*>(tile), bytes / 4, x, w.cols, o, p.row, t, {tile + distance, step});
+    for (; t < end; t++, tile += bytes) tilesF32<R, 1>(reinterpret_cast<const float*>(tile), 0, x, w.cols, o, p.row, t, {tile + distance, step});
+    return;
+  }
+  const int32_t step = int32_t(bytes / p.passes / blocks);
+  const int64_t distance = bytes + int64_t(p.index) * step * blocks;
+  for (int32_t t = first; t < end; t++, tile += bytes) {
+    const Ahead ahead{tile + distance, step};
+    if (w.dtype == Dtype::Q8) tileQ8<R>(tile, blocks, in.quads + at * 8, in.scales + at, in.starts + at, o, p.row, t, ahead);
+    else tileQ4<R>(tile, blocks, in.nibbleQuads + at * 8, in.scales + at, in.sums + at, o, p.row, t, ahead);
   }
 }
 
 template <int R>
-inline void passOrFewer(int rows, const Matrix& w, const Inputs& in, int32_t row, int32_t first, int32_t end, const Output& o, int32_t pass, int32_t passes) {
-  if (rows == R) return passOver<R>(w, in, row, first, end, o, pass, passes);
-  if constexpr (R > 1) passOrFewer<R - 1>(rows, w, in, row, first, end, o, pass, passes);
+inline void passOrFewer(int rows, const Matrix& w, const Inputs& in, Pass p, int32_t first, int32_t end, const Output& o) {
+  if (rows == R) return passOver<R>(w, in, p, first, end, o);
+  if constexpr (R > 1) passOrFewer<R - 1>(rows, w, in, p, first, end, o);
 }
 
 constexpr int kMostRowsPerPass = kRowsInt > kRowsF32 ? kRowsInt : kRowsF32;
 
-inline int32_t rowsPerPass(Dtype dtype) { return dtype == Dtype::F32 ? kRowsF32 : kRowsInt; }
+// As few passes as registers allow, and those alike.
+inline int32_t rowsPerPass(Dtype dtype, int32_t n) {
+  const int32_t most = dtype == Dtype::F32 ? kRowsF32 : kRowsInt, passes = (n + most - 1) / most;
+  return (n + passes - 1) / passes;
+}
 
 // Rows of the pass that `row` belongs to.
 inline int32_t passRows(int32_t n, int32_t row, int32_t most) {
@@ -210,7 +220,7 @@ inline void quantiseRow(const float* x, int32_t cols, int32_t blocks, QuantisedR
 // x [n, cols] as the passes read it, in scratch memory (one f32 row needs no copy).
 inline Inputs layOut(const float* x, const Matrix& w, int32_t n) {
   Inputs in{};
-  const int32_t most = rowsPerPass(w.dtype), cols = w.cols, blocks = w.blocks();
+  const int32_t most = rowsPerPass(w.dtype, n), cols = w.cols, blocks = w.blocks();
   if (w.dtype == Dtype::F32) {
     in.f32 = x;
     if (n == 1) return in;
@@ -259,7 +269,7 @@ void matmul(float* out, const float* x, const Matrix& w, int32_t n, const float*
   if (n == 0) return;
   const Inputs in = layOut(x, w, n);
   const Output output{out, residual, w.rows};
-  const int32_t tiles = w.tiles(), most = rowsPerPass(w.dtype), passes = (n + most - 1) / most;
+  const int32_t tiles = w.tiles(), most = rowsPerPass(w.dtype, n), passes = (n + most - 1) / most;
   // About eight chunks per thread, so that a core that is held up does not hold up the other; a multiple of 4 tiles where possible.
   int32_t perChunk = tiles / (threadCount() * 8);
   perChunk = perChunk < 4 ? (tiles < 16 ? 1 : 4) : perChunk / 4 * 4;
@@ -270,7 +280,7 @@ void matmul(float* out, const float* x, const Matrix& w, int32_t n, const float*
     for (int32_t t = first; t < end; t += together) {
       const int32_t stop = t + together < end ? t + together : end;
       for (int32_t pass = 0; pass < passes; pass++)
-        passOrFewer<kMostRowsPerPass>(passRows(n, pass * most, most), w, in, pass * most, t, stop, output, pass, passes);
+        passOrFewer<kMostRowsPerPass>(passRows(n, pass * most, most), w, in, {pass * most, pass, passes, together}, t, stop, output);
     }
   };
   parallel((tiles + perChunk - 1) / perChunk, body);

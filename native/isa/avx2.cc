@@ -17,7 +17,7 @@ struct V64b { __m256i a, b; };
 
 // 16 registers. Four rows of int32 or f32 accumulators are eight of them; weights, a broadcast input and temporaries take the rest.
 constexpr int kRowsInt = 4;
-constexpr int kRowsF32 = 4;
+constexpr int kRowsF32 = 6;
 constexpr int kF32TwoTiles = 2;  // up to here two tiles side by side fit
 
 inline V16f load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
@@ -166,7 +166,9 @@ inline V16i total(NibbleDots x) {
   return {_mm256_madd_epi16(x.a, one), _mm256_madd_epi16(x.b, one)};
 }
 
-constexpr int64_t kF32Ahead = 1024;  // floats
+constexpr int kScoreTiles = 1;    // attention: key tiles and value vectors beside four queries in registers
+constexpr int kValueVectors = 1;
+constexpr int64_t kF32Ahead = 4096;  // bytes: about a memory latency at full bandwidth
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 #include "../rows-inl.h"

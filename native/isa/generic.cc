@@ -123,7 +123,9 @@ inline NibbleDots noNibbles() { return set1i(0); }
 inline NibbleDots dotNibbles(NibbleDots acc, const V64b& w, int32_t x) { return dotBytes(acc, w, x); }
 inline V16i total(NibbleDots x) { return x; }
 
-constexpr int64_t kF32Ahead = 1024;  // floats
+constexpr int kScoreTiles = 1;    // attention: key tiles and value vectors beside four queries in registers
+constexpr int kValueVectors = 1;
+constexpr int64_t kF32Ahead = 4096;  // bytes: about a memory latency at full bandwidth
 inline void prefetch(const void*) {}
 
 #undef EACH
