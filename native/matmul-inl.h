@@ -79,7 +79,7 @@ inline void tileQ8(const uint8_t* w, int32_t blocks, const Quad* x, const float*
       if (R > 2) park(acc[r]);
       dots[r] = set1i(starts[r]);
     }
-#pragma GCC unroll 1
+#pragma GCC unroll 8
     for (int g = 0; g < 8; g++) {
       const Bytes wg = bytes(load64(w + g * 64));
 #pragma GCC unroll 8
@@ -106,7 +106,7 @@ inline void tileQ4(const uint8_t* w, int32_t blocks, const int32_t* x, const flo
       if (R > 2) park(acc[r]);
       dots[r] = noNibbles();
     }
-#pragma GCC unroll 1
+#pragma GCC unroll 8
     for (int g = 0; g < 4; g++) {
       const V64b both = load64(w + g * 64);
       const V64b low = lowNibbles(both), high = highNibbles(both);
