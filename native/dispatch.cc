@@ -11,9 +11,13 @@ int supportedTables(const Kernels** out, int capacity) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni"))
-    offer(kAvx512Vnni);
+#if defined(EAGLET_EMULATED_AVX512)  // npm run test:isa
+  const bool avx512 = true;
+#else
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
+#endif
+  if (avx512) offer(kAvx512Vnni);
   if (avx2) offer(kAvx2);
 #endif
   offer(kGeneric);
