@@ -1,0 +1,232 @@
+import { mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { DEFAULT_PROMPTS, readPrompts } from '../../src/cli/prompts.ts';
+import { smolPath } from '../support/model.ts';
+import { temporaryDirectory } from '../support/temporary-directory.ts';
+import { eaglet, ensureBuilt, HEAD, lines, ROOT, TINY } from './support.ts';
+
+const scratch = temporaryDirectory();
+
+beforeAll(async () => {
+  await smolPath(); // so that no command has to fetch it
+  ensureBuilt();
+});
+
+const json = (text: string): unknown => JSON.parse(text);
+
+describe('the command line', () => {
+  test('version and help', async () => {
+    const [version, help] = await Promise.all([eaglet(['--version']), eaglet(['--help'])]);
+    const { version: expected } = json(readFileSync(join(ROOT, 'package.json'), 'utf8')) as { version: string };
+    expect(version).toMatchObject({ code: 0, stdout: `${expected}\n` });
+    for (const name of ['chat', 'generate', 'verify', 'pull', 'inspect', 'doctor', 'bench'])
+      expect(help.stdout).toContain(`  ${name}`);
+  });
+
+  test.each([
+    [['generate', '--promt', 'x'], 'Did you mean --prompt?'],
+    [['generate'], 'give either --prompt or --prompts'],
+    [['generate', '--prompt', 'x', '--prompts', 'y'], 'give either --prompt or --prompts'],
+    [['generate', '--prompt', 'x', '-n', '0'], 'expected at least 1, got 0'],
+    [['generate', '--prompt', 'x', '-t', 'hot'], 'expected a number, got "hot"'],
+    [['generate', '--prompt', 'x', '--dtype', 'q5'], 'Allowed choices are auto, f32, q8, q4'],
+    [['generate', '--prompts', 'no-such-file'], 'no-such-file: cannot be read'],
+    [['pull', 'no-such-model'], 'known are: smollm2-135m-instruct'],
+    [['inspect', TINY, '--target', TINY], 'is for draft heads'],
+    [['bench', 'cost', '--rows', '1,x'], 'expected a whole number, got "x"'],
+    [['chatt'], 'Did you mean chat?'],
+  ])('%j is refused: %s', async (args, message) => {
+    const { code, stdout, stderr } = await eaglet(args);
+    expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
+    expect(stderr).toContain(message);
+    expect(stderr).not.toContain('    at '); // a message, not a stack
+  });
+});
+
+describe('default prompts', () => {
+  test('a few of our own for each of the seven tasks', () => {
+    const entries = readPrompts(DEFAULT_PROMPTS);
+    expect(entries).toHaveLength(28);
+    expect(new Set(entries.map(({ id }) => id)).size).toBe(28);
+    for (const task of ['mt_bench', 'translation', 'summarization', 'qa', 'math_reasoning', 'rag', 'humaneval'])
+      expect(entries.filter((entry) => entry.task === task)).toHaveLength(4);
+  });
+
+  test('a limited run still sees every task', () => {
+    expect(new Set(readPrompts(DEFAULT_PROMPTS, 7).map(({ task }) => task)).size).toBe(7);
+  });
+});
+
+describe('generate', () => {
+  test('prints the text; --json exactly the promised fields; the same ids both ways', async () => {
+    const args = ['generate', '--prompt', 'Say hello.', '-n', '8', '--system', 'Be brief.'];
+    const [plain, structured] = await Promise.all([eaglet(args), eaglet([...args, '--json'])]);
+    const answer = json(structured.stdout) as { text: string; newIds: number[] };
+    expect(Object.keys(answer)).toEqual(['id', 'promptIds', 'newIds', 'text', 'stopReason', 'stats']);
+    expect(answer.newIds).toHaveLength(8);
+    expect(plain).toMatchObject({ code: 0, stdout: `${answer.text}\n`, stderr: '' });
+  });
+
+  test('several turns are a conversation, one line each; one that cannot be served does not end the run', async () => {
+    const file = join(scratch, 'prompts.jsonl');
+    const entries = [
+      { id: 'talk', turns: ['Say hello.', 'And again?'] },
+      { id: 'long', prompt: 'word '.repeat(300) },
+      { id: 'chat', messages: [{ role: 'user', content: 'Hi' }] },
+    ];
+    writeFileSync(file, entries.map((entry) => JSON.stringify(entry)).join('\n'));
+    const { code, stdout, stderr } = await eaglet(['generate', '--prompts', file, '-n', '6', '--json', '-c', '200']);
+    const answers = lines(stdout).map(json) as { id: string; turn?: number; promptIds: number[]; newIds: number[] }[];
+    expect(answers.map(({ id, turn }) => [id, turn])).toEqual([
+      ['talk', 1],
+      ['talk', 2],
+      ['chat', undefined],
+    ]);
+    // The second turn's prompt holds the first answer.
+    expect(answers[1]!.promptIds.join()).toContain(answers[0]!.newIds.join());
+    expect(code).toBe(1);
+    expect(stderr).toContain('long: prompt:');
+  });
+});
+
+describe('chat', () => {
+  test('from a pipe: answers only, no prompt noise, ends with the input', async () => {
+    const { code, stdout, stderr } = await eaglet(['chat', '-n', '6'], { input: 'Say hello.\n\n/reset\nSay hello.\n' });
+    const answers = lines(stdout);
+    expect(code).toBe(0);
+    expect(stderr).toBe('');
+    expect(answers).toHaveLength(2);
+    expect(answers[0]).toBe(answers[1]); // forgotten in between
+  });
+
+  test('--show-drafts colours single tokens and leaves the text as it is; commands; an unknown one is named', async () => {
+    const input = 'Say hello.\n/drafter none\n/reset\nSay hello.\n/nonsense\n/quit\nnever read\n';
+    const { code, stdout, stderr } = await eaglet(['chat', '-n', '16', '--show-drafts'], {
+      input,
+      env: { FORCE_COLOR: '1' },
+    });
+    const [drafted, plain, ...more] = lines(stdout);
+    const green = '\u001b[32m';
+    expect(more).toEqual([]);
+    expect(drafted).toContain(green);
+    expect(plain).not.toContain(green);
+    expect(drafted!.replaceAll(green, '').replaceAll('\u001b[39m', '')).toBe(plain);
+    expect(stderr).toContain('no command /nonsense');
+    expect(code).toBe(0);
+  });
+});
+
+describe('verify', () => {
+  test('identical, logits bit for bit, greedy and drawn, over prompts of our own', async () => {
+    const { code, stdout } = await eaglet(['verify', '--limit', '1', '-n', '12', '--bits', '--json']);
+    const report = json(stdout) as { comparedTokens: number };
+    expect(report).toMatchObject({
+      prompts: 1,
+      temperatures: [0, 0.8],
+      bits: true,
+      drafters: ['eagle'],
+      differing: [],
+    });
+    expect(report.comparedTokens).toBeGreaterThan(12);
+    expect(code).toBe(0);
+  });
+});
+
+describe('pull and inspect', () => {
+  test('pull prints the path, inspect reads it without loading weights', async () => {
+    const [pull, inspect] = await Promise.all([eaglet(['pull']), eaglet(['inspect', '--json'])]);
+    const model = json(inspect.stdout) as { path: string };
+    expect(pull.stdout).toBe(`${model.path}\n`);
+    expect(model).toMatchObject({
+      format: 'gguf',
+      config: { layers: 30, hiddenSize: 576 },
+      tensors: { count: 272, byType: { Q4_1: { count: 210 }, Q8_0: { count: 1 }, F32: { count: 61 } } },
+      tokenizer: { chatTemplate: true },
+      // What loaded engines report as weightBytes; keys and values: 2 · 30 layers · 3 heads · 64 · 2 bytes.
+      memory: {
+        weights: { auto: 96_576_768, f32: 538_060_032, q8: 143_025_408, q4: 84_190_464 },
+        cache: { f16: { bytesPerToken: 23_040 }, f32: { bytesPerToken: 46_080 } },
+      },
+    });
+  });
+
+  test('a head that fits, and one that does not', async () => {
+    const [fits, misfit, tiny] = await Promise.all([
+      eaglet(['inspect', HEAD, '--target', 'smollm2-135m-instruct', '--json']),
+      eaglet(['inspect', HEAD, '--target', TINY, '--json']),
+      eaglet(['inspect', TINY]),
+    ]);
+    expect(fits.code).toBe(0);
+    expect(json(fits.stdout)).toMatchObject({
+      kind: 'head',
+      draftVocabulary: { tokens: 12_288, of: 49_152 },
+      target: { fits: true },
+    });
+    expect(misfit.code).toBe(1);
+    expect(json(misfit.stdout)).toMatchObject({ target: { fits: false } });
+    expect(misfit.stdout).toContain("hidden_size: must be the target's 64, got 576");
+    expect(tiny.stdout).toContain('none: token ids in, token ids out');
+  });
+});
+
+describe('doctor', () => {
+  // A path for a model: its one source is the disk, so nothing waits for a network.
+  test('what is there', async () => {
+    const { code, stdout } = await eaglet(['doctor', TINY, '--json']);
+    expect(code).toBe(0);
+    expect(json(stdout)).toMatchObject({
+      runs: true,
+      node: { version: process.version, supported: true },
+      sources: [{ name: 'path', reachable: true }],
+      obstacles: [],
+    });
+  });
+
+  test('no model to be had anywhere, or no such table: cannot run, and says what to do', async () => {
+    const cache = mkdtempSync(join(scratch, 'cache-'));
+    mkdirSync(join(cache, 'models'));
+    const nowhere = { EAGLET_CACHE: cache, HF_ENDPOINT: 'http://127.0.0.1:9', PATH: '/nonexistent' };
+    const [cut, table] = await Promise.all([
+      eaglet(['doctor'], { env: nowhere }),
+      eaglet(['doctor', TINY], { env: { EAGLET_ISA: 'abacus' } }),
+    ]);
+    expect(cut.code).toBe(1);
+    expect(cut.stdout).toContain('no source can be reached');
+    expect(cut.stdout).toContain('no pip: tried python3 -m pip, pip3, pip');
+    expect(table.code).toBe(1);
+    expect(table.stdout).toContain('no table "abacus" on this machine');
+  });
+});
+
+describe('bench', () => {
+  test('cost: one row per size, with context only where it is asked for', async () => {
+    const args = ['bench', 'cost', '-m', TINY, '--rows', '1,4', '--repeats', '1', '--json'];
+    const [bare, filled] = await Promise.all([eaglet(args), eaglet([...args, '--context', '100'])]);
+    const result = json(bare.stdout) as { rows: object[] };
+    expect(Object.keys(result)).toEqual(['dtype', 'isa', 'threads', 'bandwidthGBs', 'rows']);
+    expect(result.rows.map(Object.keys)).toEqual(Array(2).fill(['rows', 'ms', 'gmacs', 'gbs']));
+    expect(json(filled.stdout)).toMatchObject({ context: 100 });
+  });
+
+  test('cost: a context longer than the model’s is refused', async () => {
+    const { code, stderr } = await eaglet(['bench', 'cost', '-m', TINY, '--rows', '4', '--context', '510']);
+    expect(code).toBe(1);
+    expect(stderr).toContain("must fit in the model's 512 positions, got 510");
+  });
+
+  test('run: drafters against plain, identical text, phase times', async () => {
+    const out = join(scratch, 'run.json');
+    const { code, stdout } = await eaglet(['bench', 'run', '--limit', '2', '-n', '12', '--json', out]);
+    expect(code).toBe(0);
+    expect(stdout).toContain('outside native calls');
+    const report = json(readFileSync(out, 'utf8')) as { rows: object[]; summary: Record<string, object> };
+    expect(report.rows).toHaveLength(4);
+    expect(report.rows[0]).toMatchObject({ id: 'mt_bench/1', task: 'mt_bench', drafter: 'none', newTokens: 12 });
+    expect(report.summary.none).toMatchObject({ speedup: 1, acceptanceLength: 1, treeSize: 1, identical: true });
+    expect(report.summary.eagle).toMatchObject({
+      identical: true,
+      byTask: { mt_bench: { speedup: expect.any(Number), acceptanceLength: expect.any(Number) } },
+    });
+  });
+});
