@@ -25,10 +25,13 @@ async function generate(ids, count) {
 await generate(promptIds[0], 16); // warms up
 let tokens = 0;
 let ms = 0;
+const cpu = process.cpuUsage();
+const began = performance.now();
 for (const ids of promptIds) {
   const { prefillMs, decodeMs, decoded } = await generate(ids, what === 'prefill' ? 1 : maxTokens);
   tokens += what === 'prefill' ? ids.length : decoded;
   ms += what === 'prefill' ? prefillMs : decodeMs;
 }
-console.log(JSON.stringify({ tokens, ms }));
+const { user, system } = process.cpuUsage(cpu);
+console.log(JSON.stringify({ tokens, ms, cores: (user + system) / 1000 / (performance.now() - began) }));
 await llama.dispose();
