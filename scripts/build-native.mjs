@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { nodeGyp } from './node-gyp.mjs';
 
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '..');
-const { ok, output } = nodeGyp(['rebuild'], { cwd: root });
+const { ok, output } = nodeGyp(['configure', 'build'], { cwd: root });
 if (!ok) {
   process.stderr.write(output);
   process.stderr.write(
