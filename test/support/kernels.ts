@@ -13,7 +13,7 @@ import { createReferenceKernels } from '../../src/kernels/reference.ts';
 
 export interface KernelTable {
   readonly isa: string;
-  /** The native pool is one per process: dispose one instance before the next is created. */
+  /** The native pool is one per process: the youngest living instance decides its threads. */
   create(threads: number): Kernels;
 }
 
