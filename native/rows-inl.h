@@ -20,12 +20,12 @@ inline float foldSum(V16f a) {
   return v[0];
 }
 
-// e^x for x <= 88: x = n·ln 2 + r, |r| <= ln 2 / 2, Taylor to r^7 (remainder below 2^-26), ln 2 in two parts (Cody and Waite).
-// Below -87.3 (the smallest normal number) it is 0; -Infinity too.
+// e^x: x = n·ln 2 + r, |r| <= ln 2 / 2, Taylor to r^7 (remainder below 2^-26), ln 2 in two parts (Cody and Waite).
+// Below -87.3 (the smallest normal number) it is 0; from 88.4 on, where n is 128, Infinity.
 inline V16f exponential(V16f x) {
   const V16f lowest = set1(-87.3f);
   const uint32_t vanishing = greater(lowest, x);
-  x = min(max(x, lowest), set1(88.0f));
+  x = min(max(x, lowest), set1(89.0f));
   const V16f n = roundEven(mul(x, set1(1.44269504f)));
   V16f r = fma(n, set1(-0.693359375f), x);
   r = fma(n, set1(2.12194440e-4f), r);
