@@ -1,5 +1,5 @@
 /**
- * Feeds damaged files to the checkpoint readers: GGUF, safetensors, config.json. Each must open or throw a CheckpointError,
+ * Feeds damaged files to the checkpoint readers: GGUF, safetensors, torch, config.json. Each must open or throw a CheckpointError,
  * soon and without much memory. Anything else ends the run with exit code 1 and the seed that repeats it.
  *
  *   npm run fuzz -- --seconds 60 --seed 1
@@ -12,9 +12,11 @@ import { readHeadConfig, readModelConfig } from '../src/checkpoint/config.ts';
 import { readJsonIfPresent } from '../src/checkpoint/file.ts';
 import { openGguf } from '../src/checkpoint/gguf.ts';
 import { openSafetensors, writeSafetensors } from '../src/checkpoint/safetensors.ts';
+import { openTorch } from '../src/checkpoint/torch.ts';
 import { CheckpointError } from '../src/errors.ts';
 import type { TensorSource } from '../src/tensor/source.ts';
 import { buildGguf, TINY_LLAMA } from '../test/support/gguf-writer.ts';
+import { buildTorch, floatTensor, pickleTensors } from '../test/support/torch-writer.ts';
 
 /** A file of some kilobytes takes about a millisecond; this is the slowest that a denial of service is not. */
 const MAX_MS = 2000;
@@ -58,6 +60,11 @@ function targets(directory: string): readonly Target[] {
     draft_vocab_size: 1000,
     vocab_size: 49_152,
   };
+  const torchTensors = [floatTensor('fc.weight', [3, 4]), floatTensor('fc.bias', [300])];
+  const readTorch = (path: string) => {
+    using file = openTorch(path);
+    readAll(file);
+  };
   return [
     {
       name: 'gguf',
@@ -73,6 +80,20 @@ function targets(directory: string): readonly Target[] {
       read: (path) => {
         using file = openSafetensors(path);
         readAll(file);
+      },
+    },
+    {
+      name: 'torch',
+      original: buildTorch(torchTensors),
+      read: readTorch,
+    },
+    {
+      // So that most changes are to the program rather than to its zip file.
+      name: 'pickle',
+      original: pickleTensors(torchTensors),
+      read: (path) => {
+        writeFileSync(path, buildTorch(torchTensors, { data: readFileSync(path) }));
+        readTorch(path);
       },
     },
     {

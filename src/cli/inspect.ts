@@ -72,13 +72,13 @@ async function inspectModel(reference: string, flags: Flags): Promise<void> {
 
 async function inspectHead(directory: string, flags: Flags): Promise<void> {
   using head = openHeadFiles(directory);
-  const { config, source } = head;
+  const { config, format, source } = head;
   const { draftVocabSize, vocabSize } = config;
   const target = flags.target === undefined ? undefined : await checkTarget(flags.target, head);
   const report = {
     kind: 'head',
     path: directory,
-    format: 'safetensors',
+    format,
     fileBytes: source.fileBytes,
     ...(flags.sha256 && { sha256: await hashFile(source.path) }),
     config,
@@ -91,7 +91,7 @@ async function inspectHead(directory: string, flags: Flags): Promise<void> {
   process.stdout.write(
     formatFields([
       ['head', directory],
-      ['format', `safetensors, ${formatBytes(source.fileBytes)}`],
+      ['format', `${format}, ${formatBytes(source.fileBytes)}`],
       ...hashField(report.sha256),
       ...configFields(config),
       [

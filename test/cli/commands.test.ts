@@ -1,9 +1,10 @@
-import { mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { DEFAULT_PROMPTS, readPrompts } from '../../src/cli/prompts.ts';
 import { smolPath } from '../support/model.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
+import { buildTorch, pickle, torchFromSafetensors } from '../support/torch-writer.ts';
 import { eaglet, ensureBuilt, HEAD, lines, ROOT, TINY } from './support.ts';
 
 const scratch = temporaryDirectory();
@@ -168,6 +169,22 @@ describe('pull and inspect', () => {
     expect(misfit.stdout).toContain("hidden_size: must be the target's 64, got 576");
     expect(tiny.stdout).toContain('none: token ids in, token ids out');
   });
+});
+
+test('inspect shows a head in pytorch_model.bin, and refuses one that is a program', async () => {
+  const golden = join(ROOT, 'test/golden/eagle-tiny/eagle1-head');
+  const [head, hostile] = [mkdtempSync(join(scratch, 'head-')), mkdtempSync(join(scratch, 'hostile-'))];
+  for (const directory of [head, hostile]) copyFileSync(join(golden, 'config.json'), join(directory, 'config.json'));
+  writeFileSync(join(head, 'pytorch_model.bin'), torchFromSafetensors(join(golden, 'model.safetensors')));
+  const data = pickle.program(pickle.call('os', 'system', pickle.tuple(pickle.text('true'))));
+  writeFileSync(join(hostile, 'pytorch_model.bin'), buildTorch([], { data }));
+  const [shown, refused] = await Promise.all([
+    eaglet(['inspect', head, '--target', TINY, '--json']),
+    eaglet(['inspect', hostile]),
+  ]);
+  expect(json(shown.stdout)).toMatchObject({ kind: 'head', format: 'torch', target: { fits: true } });
+  expect(refused).toMatchObject({ code: 1, stdout: '' });
+  expect(refused.stderr).toContain('global "os.system" is refused: only tensors are read');
 });
 
 describe('doctor', () => {
