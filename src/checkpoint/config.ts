@@ -113,9 +113,8 @@ const modelSchema = z.object({
 
 const headSchema = z.object({
   ...decoderLayer,
-  // Mixtral's published head is a dense Llama layer; a Qwen2 head has biases on q, k and v.
-  model_type: z.enum(['llama', 'mixtral']).optional(),
-  qkv_bias: z.literal(false).nullish(),
+  // All are one dense Llama layer; a Qwen2 head's has biases on q, k and v.
+  model_type: z.enum(['llama', 'mixtral', 'qwen2']).optional(),
   draft_vocab_size: z.number().nullish(),
 });
 
@@ -146,7 +145,7 @@ export function readModelConfig(json: unknown, file: string): ModelConfig {
 
 /**
  * An EAGLE-1 head's config. `num_hidden_layers` is not read: a published 13B head states it wrongly, and an EAGLE-1 head
- * has one layer. `bias` is not read either: whether `fc.bias` is in the file says more.
+ * has one layer. `bias` and `qkv_bias` are not read either: whether the tensors are in the file says more.
  */
 export function readHeadConfig(json: unknown, file: string): HeadConfig {
   const raw = narrow(headSchema, json, file);

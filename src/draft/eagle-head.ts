@@ -60,7 +60,11 @@ export class EagleHead implements Disposable {
     try {
       this.#fc = loader.matrix([{ name: 'fc.weight', rows: d }], 2 * d);
       this.#fcBias = loader.has('fc.bias') ? loader.vector('fc.bias', d) : undefined;
-      this.#layer = loadLayer(loader, 'layers.0.', config, { rotaryLayout: 'half', inputNorm: false });
+      // The target's own matrix is used; one of another shape says that the head was made for another target.
+      if (loader.has('embed_tokens.weight')) loader.entry('embed_tokens.weight', [config.vocabSize, d]);
+      // As with `fc.bias`, the file decides; a part of the three is an error.
+      const qkvBias = ['q', 'k', 'v'].some((of) => loader.has(`layers.0.self_attn.${of}_proj.bias`));
+      this.#layer = loadLayer(loader, 'layers.0.', config, { rotaryLayout: 'half', inputNorm: false, qkvBias });
       if (this.targetIds === undefined) {
         this.#lmHead = target.lmHead;
       } else {

@@ -3,7 +3,7 @@ import type { KvLayer, PackedMatrix } from '../kernels/kernels.ts';
 import type { HeadShape, Ops, RotaryTables } from '../tensor/ops.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import type { ForwardBatch } from './forward-batch.ts';
-import { halvesFromPairs, type WeightLoader } from './weights.ts';
+import { halvesFromPairs, type Part, type WeightLoader } from './weights.ts';
 
 export interface LayerShape extends HeadShape {
   readonly hiddenSize: number;
@@ -14,6 +14,7 @@ export interface LayerWeights {
   /** Absent in the first layer of an EAGLE head (reference: cnets, `layers.0` has no input norm). */
   readonly inputNorm: Float32Array | undefined; // [d]
   readonly qkv: PackedMatrix; // [(heads + 2·kvHeads)·headDim, d]
+  readonly qkvBias: Float32Array | undefined; // [(heads + 2·kvHeads)·headDim]
   readonly output: PackedMatrix; // [d, heads·headDim]
   readonly postAttentionNorm: Float32Array; // [d]
   readonly gateUp: PackedMatrix; // [2·intermediate, d]
@@ -31,24 +32,31 @@ export function loadLayer(
   loader: WeightLoader,
   prefix: string,
   shape: LayerShape,
-  options: { readonly rotaryLayout: 'half' | 'interleaved'; readonly inputNorm: boolean },
+  options: {
+    readonly rotaryLayout: 'half' | 'interleaved';
+    readonly inputNorm: boolean;
+    /** With `q_proj.bias` and so on, as Qwen2's heads have. */
+    readonly qkvBias?: boolean;
+  },
 ): LayerWeights {
   const { hiddenSize: d, intermediateSize, heads, kvHeads, headDim } = shape;
-  const rotary = (name: string, count: number) => ({
+  const rotary = (name: string, count: number): Part => ({
     name,
     rows: count * headDim,
     ...(options.rotaryLayout === 'interleaved' && { rowMap: halvesFromPairs(count, headDim) }),
   });
+  const qkv: readonly Part[] = [
+    rotary(`${prefix}self_attn.q_proj`, heads),
+    rotary(`${prefix}self_attn.k_proj`, kvHeads),
+    { name: `${prefix}self_attn.v_proj`, rows: kvHeads * headDim },
+  ];
   return {
     inputNorm: options.inputNorm ? loader.vector(`${prefix}input_layernorm.weight`, d) : undefined,
     qkv: loader.matrix(
-      [
-        rotary(`${prefix}self_attn.q_proj.weight`, heads),
-        rotary(`${prefix}self_attn.k_proj.weight`, kvHeads),
-        { name: `${prefix}self_attn.v_proj.weight`, rows: kvHeads * headDim },
-      ],
+      qkv.map((part) => ({ ...part, name: `${part.name}.weight` })),
       d,
     ),
+    qkvBias: options.qkvBias ? loadBias(loader, qkv) : undefined,
     output: loader.matrix([{ name: `${prefix}self_attn.o_proj.weight`, rows: d }], heads * headDim),
     postAttentionNorm: loader.vector(`${prefix}post_attention_layernorm.weight`, d),
     gateUp: loader.matrix(
@@ -62,6 +70,15 @@ export function loadLayer(
   };
 }
 
+/** The parts' biases one after another, in the order of the rows that they are added to. */
+function loadBias(loader: WeightLoader, parts: readonly Part[]): Float32Array {
+  const biases = parts.map(({ name, rows, rowMap }) => {
+    const bias = loader.vector(`${name}.bias`, rows);
+    return rowMap === undefined ? bias : Float32Array.from(rowMap, (row) => bias[row]!);
+  });
+  return Float32Array.from(biases.flatMap((bias) => [...bias]));
+}
+
 /** x [n, d], the rows of `batch` → [n, d]. Settings and batch stay apart so that a forward makes no object of both. */
 export function decoderLayer(
   ops: Ops,
@@ -72,7 +89,8 @@ export function decoderLayer(
   { positions, layout }: ForwardBatch,
 ): Tensor {
   const normed = weights.inputNorm === undefined ? x : ops.rmsNorm(x, weights.inputNorm, eps);
-  const attended = ops.attention(ops.linear(normed, weights.qkv), shape, positions, rotary, kv, layout);
+  const qkv = ops.linear(normed, weights.qkv, undefined, weights.qkvBias);
+  const attended = ops.attention(qkv, shape, positions, rotary, kv, layout);
   const h = ops.linear(attended, weights.output, x);
   const gated = ops.swiglu(ops.linear(ops.rmsNorm(h, weights.postAttentionNorm, eps), weights.gateUp));
   return ops.linear(gated, weights.down, h);

@@ -118,11 +118,14 @@ describe('config.json of an EAGLE head', () => {
     expect(readHeadConfig({ ...head, draft_vocab_size: undefined }, 'config.json').draftVocabSize).toBe(49_152);
   });
 
+  it("may be a Qwen2 head's", () => {
+    expect(readHeadConfig({ ...head, model_type: 'qwen2', qkv_bias: true }, 'config.json').hiddenSize).toBe(576);
+  });
+
   it.each<[string, unknown, string]>([
-    ['biases on q, k and v', { ...head, qkv_bias: true }, 'qkv_bias'],
     ['more draft tokens than tokens', { ...head, draft_vocab_size: 50_000 }, 'must be at most vocab_size 49152'],
     ['a head size of its own', { ...head, head_dim: 128 }, 'must be hidden_size / num_attention_heads = 64'],
-    ['another layer', { ...head, model_type: 'qwen2' }, 'model_type'],
+    ['another layer', { ...head, model_type: 'gpt2' }, 'model_type'],
   ])('is refused for %s', (_, json, message) => {
     expect(() => readHeadConfig(json, 'config.json')).toThrow(CheckpointError);
     expect(() => readHeadConfig(json, 'config.json')).toThrow(message);
