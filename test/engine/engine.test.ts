@@ -260,7 +260,7 @@ describe('a head that does not fit is refused by name, and all memory given back
         rmSync(join(path, 'model.safetensors'));
         return path;
       },
-      /no-weights\/model\.safetensors: file: /,
+      /no-weights: directory: must hold model\.safetensors or pytorch_model\.bin/,
     ],
     [
       'config.json that is no JSON',
