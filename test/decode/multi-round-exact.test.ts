@@ -1,0 +1,411 @@
+/**
+ * Exactness without sampling: every way a tree can be drawn times every way its verification can fall, with exact probabilities, sums to
+ * the target's law. Verifiers that are wrong in the known ways are found wrong by the same sum.
+ */
+import { readFileSync } from 'node:fs';
+import { describe, expect, it } from 'vitest';
+import { type Chance, type Drawing, MultiRoundVerifier, type TreeLaws } from '../../src/decode/multi-round.ts';
+import { createVerdict, type Verdict, verifyMatch } from '../../src/decode/verify.ts';
+import type { DraftTree } from '../../src/draft/tree.ts';
+
+interface Row {
+  readonly prefix: readonly number[];
+  readonly probs: readonly number[];
+}
+
+interface Case {
+  readonly p_kind: string;
+  readonly q_kind: string;
+  readonly p: readonly Row[];
+  readonly q: readonly Row[];
+  readonly schemes: Readonly<
+    Record<string, { readonly emitted_law: readonly { readonly tokens: readonly number[]; readonly prob: number }[] }>
+  >;
+}
+
+const { vocab: V, cases } = JSON.parse(
+  readFileSync(new URL('../golden/speculative-tiny/exact-laws.json', import.meta.url), 'utf8'),
+) as { readonly vocab: number; readonly cases: readonly Case[] };
+
+/** Draft depth; a round emits up to one token more. */
+const DEPTH = 2;
+const TOLERANCE = 1e-12;
+/** What the enumeration must see of a wrong verifier. */
+const VISIBLE = 1e-3;
+
+/** Sequences as numbers: their digits in base V + 1, each token plus 1; the empty one is 0. */
+const extended = (code: number, token: number): number => code * (V + 1) + token + 1;
+const codeOf = (tokens: readonly number[]): number => tokens.reduce(extended, 0);
+const lengthOf = (code: number): number => (code === 0 ? 0 : 1 + lengthOf(Math.floor(code / (V + 1))));
+const CODES = (V + 1) ** (DEPTH + 1);
+
+/** By the code of the prefix. */
+function byPrefix(rows: readonly Row[]): Float64Array[] {
+  const laws: Float64Array[] = [];
+  for (const { prefix, probs } of rows) laws[codeOf(prefix)] = Float64Array.from(probs);
+  return laws;
+}
+
+const sum = (values: ArrayLike<number>): number => Array.from(values).reduce((total, value) => total + value, 0);
+
+function normalised(weights: ArrayLike<number>): number[] {
+  const mass = sum(weights);
+  return Array.from(weights, (weight) => weight / mass);
+}
+
+// --- every way that choices can fall ---
+
+/** An index, with probability proportional to its weight. */
+type Choose = (weights: ArrayLike<number>) => number;
+
+/** Plays once per way its choices can fall. */
+function enumerate<T>(play: (choose: Choose) => T, each: (outcome: T, probability: number) => void): void {
+  const taken: { readonly shares: readonly number[]; index: number }[] = [];
+  for (;;) {
+    let depth = 0;
+    let probability = 1;
+    const outcome = play((weights) => {
+      if (depth === taken.length) {
+        const shares = normalised(weights);
+        taken.push({ shares, index: shares.findIndex((share) => share > 0) });
+      }
+      const { shares, index } = taken[depth++]!;
+      probability *= shares[index]!;
+      return index;
+    });
+    each(outcome, probability);
+    for (;;) {
+      const last = taken.at(-1);
+      if (last === undefined) return;
+      const next = last.shares.findIndex((share, index) => index > last.index && share > 0);
+      if (next < 0) taken.pop();
+      else {
+        last.index = next;
+        break;
+      }
+    }
+  }
+}
+
+// --- drafters: the children of one node ---
+
+interface Scheme {
+  readonly children: number;
+  readonly draw: (q: Float64Array, children: number, choose: Choose) => number[];
+  readonly drawing: Drawing | readonly Drawing[];
+}
+
+function without(q: Float64Array, taken: readonly number[]): Float64Array {
+  const left = q.slice();
+  for (const token of taken) left[token] = 0;
+  return left;
+}
+
+function sortBy(q: Float64Array, tokens: readonly number[]): number[] {
+  return [...tokens].sort((a, b) => q[b]! - q[a]! || a - b);
+}
+
+const ALL = Array.from({ length: V }, (_, token) => token);
+
+/** After `tokens`, draws until there are `children` or nothing is left. */
+function drawMore(q: Float64Array, tokens: readonly number[], children: number, choose: Choose): number[] {
+  const drawn = [...tokens];
+  const left = without(q, drawn);
+  while (drawn.length < children && left.some((share) => share > 0)) {
+    const token = choose(left);
+    drawn.push(token);
+    left[token] = 0;
+  }
+  return drawn;
+}
+
+const drawWithoutReplacement: Scheme['draw'] = (q, children, choose) => drawMore(q, [], children, choose);
+const drawSorted: Scheme['draw'] = (q, children, choose) => sortBy(q, drawWithoutReplacement(q, children, choose));
+const takeBest: Scheme['draw'] = (q, children) => sortBy(q, ALL).slice(0, children);
+
+const CHAIN: Scheme = { children: 1, draw: (q, _, choose) => [choose(q)], drawing: 'independent' };
+const WITHOUT_REPLACEMENT: Scheme = { children: 3, draw: drawWithoutReplacement, drawing: 'without-replacement' };
+const POINT_MASS: Scheme = { children: 3, draw: takeBest, drawing: 'point-mass' };
+const INDEPENDENT: Scheme = {
+  children: 2,
+  draw: (q, children, choose) => Array.from({ length: children }, () => choose(q)),
+  drawing: 'independent',
+};
+
+const SCHEMES: Readonly<Record<string, Scheme>> = {
+  chain: CHAIN,
+  'without replacement': WITHOUT_REPLACEMENT,
+  'point mass': POINT_MASS,
+  'independent, equal siblings included': INDEPENDENT,
+};
+
+/** Node by node what a drafter may say of its children. */
+const MIXED: Readonly<Record<string, Scheme>> = {
+  'without replacement, filled up with other tokens where q has too few': {
+    children: 3,
+    draw(q, children, choose) {
+      const drawn = drawWithoutReplacement(q, children, choose);
+      return [...drawn, ...ALL.filter((token) => !drawn.includes(token))].slice(0, children);
+    },
+    drawing: 'without-replacement',
+  },
+  'the best, then two more without replacement': {
+    children: 3,
+    draw: (q, children, choose) => drawMore(q, takeBest(q, 1, choose), children, choose),
+    drawing: ['point-mass', 'without-replacement', 'without-replacement'],
+  },
+  'one without replacement, then an independent one': {
+    children: 2,
+    draw(q, _, choose) {
+      const first = choose(q);
+      const left = without(q, [first]);
+      return sum(left) === 0 ? [first] : [first, choose(left)];
+    },
+    drawing: ['without-replacement', 'independent'],
+  },
+  'drawn, sorted by q, and taken as point masses': { children: 3, draw: drawSorted, drawing: 'point-mass' },
+};
+
+// --- one round, and the law of what it emits ---
+
+type Verify = (tree: DraftTree, laws: TreeLaws, chance: Chance, verdict: Verdict) => void;
+
+const verifier = new MultiRoundVerifier(V);
+const multiRound: Verify = (tree, laws, chance, verdict) => verifier.verify(tree, laws, chance, verdict);
+const match: Verify = (tree, laws, chance, verdict) =>
+  verifyMatch(tree, (node) => chance.draw(Float64Array.from(laws.target(node))), verdict);
+
+/**
+ * The probability of every sequence a round can emit, by its code. A node's children are drawn when the verifier comes to it: the
+ * subtrees it never sees change nothing, so their draws need not be told apart. `whole` tells them apart, all drawn beforehand.
+ */
+function emittedLaw(
+  from: Case,
+  scheme: Scheme,
+  verify: Verify,
+  grow: 'as-visited' | 'whole' = 'as-visited',
+): Float64Array {
+  const p = byPrefix(from.p);
+  const q = byPrefix(from.q);
+  const capacity = 1 + scheme.children + scheme.children ** 2;
+  const tree = { size: 0, tokens: new Int32Array(capacity), parents: new Int32Array(capacity) };
+  const codes = new Int32Array(capacity); // of the tokens down to a node
+  const depths = new Int32Array(capacity);
+  const ranks = new Int32Array(capacity);
+  const grown: boolean[] = [];
+  const verdict = createVerdict(capacity);
+  let choose: Choose;
+  const addChildren = (parent: number): void => {
+    if (grown[parent]) return;
+    grown[parent] = true;
+    const tokens = scheme.draw(q[codes[parent]!]!, scheme.children, choose);
+    for (let rank = 0; rank < tokens.length; rank++) {
+      const node = tree.size++;
+      tree.tokens[node] = tokens[rank]!;
+      tree.parents[node] = parent;
+      codes[node] = extended(codes[parent]!, tokens[rank]!);
+      depths[node] = depths[parent]! + 1;
+      ranks[node] = rank;
+      grown[node] = depths[node] === DEPTH;
+    }
+  };
+  const laws: TreeLaws = {
+    target(node) {
+      addChildren(node);
+      return p[codes[node]!]!;
+    },
+    draft: (node) => (scheme.drawing === 'point-mass' ? undefined : q[codes[node]!]),
+    drawing: (child) => (typeof scheme.drawing === 'string' ? scheme.drawing : scheme.drawing[ranks[child]!]!),
+  };
+  const chance: Chance = { accepts: (a) => choose([a, 1 - a]) === 0, draw: (law) => choose(law) };
+  const emitted = new Float64Array(CODES);
+  enumerate(
+    (fall) => {
+      choose = fall;
+      tree.size = 1;
+      tree.tokens[0] = -1;
+      tree.parents[0] = -1;
+      grown[0] = false;
+      if (grow === 'whole') for (let node = 0; node < tree.size; node++) addChildren(node);
+      verify(tree, laws, chance, verdict);
+      return extended(codes[verdict.path[verdict.pathLength - 1]!]!, verdict.bonus);
+    },
+    (code, probability) => {
+      emitted[code] = emitted[code]! + probability;
+    },
+  );
+  return emitted;
+}
+
+/** What is emitted, continued by the target itself to DEPTH + 1 tokens, against the target's own law of so many. */
+function distanceToTarget(from: Case, emitted: Float64Array) {
+  const p = byPrefix(from.p);
+  const difference = new Float64Array(CODES);
+  const extend = (code: number, probability: number): void => {
+    if (lengthOf(code) > DEPTH) difference[code] = difference[code]! + probability;
+    else for (const token of ALL) extend(extended(code, token), probability * p[code]![token]!);
+  };
+  extend(0, -1);
+  emitted.forEach((probability, code) => {
+    if (probability !== 0) extend(code, probability); // NaN, too
+  });
+  const magnitudes = difference.map(Math.abs);
+  return { totalVariation: sum(magnitudes) / 2, largest: Math.max(...magnitudes) };
+}
+
+function expectExact(from: Case, emitted: Float64Array): void {
+  expect(Math.abs(sum(emitted) - 1)).toBeLessThan(TOLERANCE);
+  expect(distanceToTarget(from, emitted).largest).toBeLessThan(TOLERANCE);
+}
+
+function expectSame(emitted: Float64Array, expected: Float64Array): void {
+  expect(Math.max(...emitted.map((probability, code) => Math.abs(probability - expected[code]!)))).toBeLessThan(
+    TOLERANCE,
+  );
+}
+
+function goldenLaw(from: Case, name: string): Float64Array {
+  const law = new Float64Array(CODES);
+  for (const { tokens, prob } of from.schemes[name]!.emitted_law) law[codeOf(tokens)] = prob;
+  return law;
+}
+
+const plain = cases[0]!;
+
+it('there are 8 golden cases of 5 tokens', () => {
+  expect([cases.length, V]).toEqual([8, 5]);
+  expect([plain.p_kind, plain.q_kind]).toEqual(['plain', 'plain']);
+});
+
+describe.each(cases.map((from) => [`p ${from.p_kind}, q ${from.q_kind}`, from] as const))('%s', (_, from) => {
+  it.each([
+    ['chain', 'chain_gamma2'],
+    ['without replacement', 'without_replacement_k3_depth2'],
+    ['point mass', 'point_mass_k3_depth2'],
+    ['independent, equal siblings included', undefined],
+  ] as const)(
+    'multi-round emits the target law, and what the golden law says in how many tokens: %s',
+    (name, golden) => {
+      const emitted = emittedLaw(from, SCHEMES[name]!, multiRound);
+      expectExact(from, emitted);
+      if (golden) expectSame(emitted, goldenLaw(from, golden));
+    },
+  );
+
+  it.each(Object.entries(SCHEMES))('match emits the target law: %s', (_, scheme) => {
+    expectExact(from, emittedLaw(from, scheme, match));
+  });
+
+  it('match accepts point masses as often as trials do', () => {
+    expectSame(emittedLaw(from, POINT_MASS, match), goldenLaw(from, 'point_mass_k3_depth2'));
+  });
+});
+
+describe.each(
+  cases
+    .filter(({ p_kind, q_kind }) => (p_kind === 'plain' && q_kind === 'plain') || q_kind === 'zeros')
+    .map((from) => [`p ${from.p_kind}, q ${from.q_kind}`, from] as const),
+)('%s, siblings of several kinds', (_, from) => {
+  it.each(Object.entries(MIXED))('%s', (_, scheme) => expectExact(from, emittedLaw(from, scheme, multiRound)));
+});
+
+it('three independent siblings', () => {
+  expectExact(plain, emittedLaw(plain, { ...INDEPENDENT, children: 3 }, multiRound));
+});
+
+it.each([
+  ['without replacement', { ...WITHOUT_REPLACEMENT, children: 2 }],
+  ['independent', INDEPENDENT],
+] as const)('the whole tree drawn beforehand emits the same law: %s', (_, scheme) => {
+  const whole = emittedLaw(plain, scheme, multiRound, 'whole');
+  expectExact(plain, whole);
+  expectSame(whole, emittedLaw(plain, scheme, multiRound));
+});
+
+// --- tests of the test ---
+
+type Fault =
+  | 'none'
+  | 'q is not renormalised'
+  | 'equal siblings are skipped'
+  | 'the bonus is drawn from raw logits'
+  | 'the residual is not applied'
+  | 'the bonus is drawn from the fresh law';
+
+/** The temperature that made the target's law of its logits. */
+const TEMPERATURE = 0.5;
+
+/** Multi-round verification once more, with new arrays at each step, and with what can be got wrong in it. */
+function faulty(fault: Fault): Verify {
+  return (tree, laws, chance, verdict) => {
+    let node = 0;
+    verdict.path[0] = 0;
+    verdict.pathLength = 1;
+    for (;;) {
+      const fresh: readonly number[] = [...laws.target(node)];
+      const q = Float64Array.from(laws.draft(node) ?? []);
+      const tried: number[] = [];
+      let owed = fresh;
+      let accepted = -1;
+      for (let child = node + 1; child < tree.size && accepted < 0; child++) {
+        if (tree.parents[child] !== node) continue;
+        const token = tree.tokens[child]!;
+        if (fault === 'equal siblings are skipped' && tried.includes(token)) continue;
+        const law = draftLaw(q, tried, token, laws.drawing(child));
+        if (chance.accepts(Math.min(1, owed[token]! / law[token]!), child)) accepted = child;
+        else if (fault !== 'the residual is not applied')
+          owed = normalised(owed.map((share, other) => Math.max(share - law[other]!, 0)));
+        tried.push(token);
+      }
+      if (accepted < 0) {
+        // EAGLE-1's code did so where nothing had been rejected.
+        if (fault === 'the bonus is drawn from raw logits' && tried.length === 0)
+          owed = normalised(fresh.map((share) => share ** TEMPERATURE));
+        if (fault === 'the bonus is drawn from the fresh law') owed = fresh;
+        verdict.bonus = chance.draw(Float64Array.from(owed));
+        return;
+      }
+      verdict.path[verdict.pathLength++] = accepted;
+      node = accepted;
+    }
+  };
+
+  function draftLaw(q: Float64Array, tried: readonly number[], token: number, drawing: Drawing): ArrayLike<number> {
+    if (drawing === 'point-mass') return ALL.map((other) => (other === token ? 1 : 0));
+    if (drawing === 'independent') return q;
+    const left = without(q, tried);
+    return fault === 'q is not renormalised' ? left : normalised(left);
+  }
+}
+
+describe('the enumeration finds what is wrong', () => {
+  it.each(Object.entries(SCHEMES))('nothing, where the faults are put into, without them: %s', (_, scheme) => {
+    expectSame(emittedLaw(plain, scheme, faulty('none')), emittedLaw(plain, scheme, multiRound));
+  });
+
+  it.each<readonly [Fault, string, Scheme]>([
+    ['q is not renormalised', 'without replacement', WITHOUT_REPLACEMENT],
+    ['equal siblings are skipped', 'independent', INDEPENDENT],
+    ['the bonus is drawn from raw logits', 'chain', CHAIN],
+    ['the bonus is drawn from raw logits', 'without replacement', WITHOUT_REPLACEMENT],
+    ['the bonus is drawn from raw logits', 'point mass', POINT_MASS],
+    ['the residual is not applied', 'chain', CHAIN],
+    ['the residual is not applied', 'without replacement', WITHOUT_REPLACEMENT],
+    ['the residual is not applied', 'point mass', POINT_MASS],
+    ['the bonus is drawn from the fresh law', 'chain', CHAIN],
+    ['the bonus is drawn from the fresh law', 'without replacement', WITHOUT_REPLACEMENT],
+    ['the bonus is drawn from the fresh law', 'point mass', POINT_MASS],
+  ])('%s: %s', (fault, _, scheme) => {
+    const { totalVariation } = distanceToTarget(plain, emittedLaw(plain, scheme, faulty(fault)));
+    expect(totalVariation).toBeGreaterThan(VISIBLE);
+  });
+
+  it.each<readonly [string, Scheme]>([
+    ['drawn without replacement, then sorted by q', { ...WITHOUT_REPLACEMENT, draw: drawSorted }],
+    ['the best ones tried as if drawn', { ...POINT_MASS, drawing: 'without-replacement' }],
+    ['drawn without replacement, tried as independent', { ...WITHOUT_REPLACEMENT, drawing: 'independent' }],
+  ])('a drafter that says other than it did: %s', (_, scheme) => {
+    const { totalVariation } = distanceToTarget(plain, emittedLaw(plain, scheme, multiRound));
+    expect(totalVariation).toBeGreaterThan(VISIBLE);
+  });
+});
