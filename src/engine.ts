@@ -165,7 +165,8 @@ export class Engine implements Disposable {
   }
 
   /**
-   * Streams the continuation of token ids; returns the whole. One generation at a time.
+   * Streams the continuation of token ids; returns the whole. One generation at a time. What the prompt has in common with the text
+   * before, from its start on, is not computed again.
    * @throws RequestError for bad options; an abort ends the stream with stopReason `abort`.
    */
   async *stream(promptIds: readonly number[], options: TextOptions = {}): AsyncGenerator<TextChunk, TextResult, void> {
@@ -215,6 +216,13 @@ export class Engine implements Disposable {
     }
   }
 
+  /** Drops the text that the caches hold: the next prompt is computed from its first token. */
+  forget(): void {
+    if (this.#disposed) throw new DisposedError('the engine');
+    if (this.#busy) throw new RequestError('forget', 'a generation is running on this engine');
+    this.#cache.sequences[0]!.truncate(0);
+  }
+
   /** Bytes of the target's weights in memory. */
   get weightBytes(): number {
     return this.target.weightBytes;
@@ -255,7 +263,7 @@ class Answer {
   /** @param milliseconds that the event took to compute. */
   take(event: GenerateEvent, milliseconds: number): TextChunk | undefined {
     if (event.type === 'prefill') {
-      this.#collector.prefill(milliseconds);
+      this.#collector.prefill(event, milliseconds);
       return undefined;
     }
     const tokens = this.#takeTokens(event);

@@ -7,6 +7,7 @@ using engine = await loadEngine({ model, head, threads, contextSize: 2048 });
 const drafter = what === 'eagle' ? 'eagle' : 'none';
 
 async function generate(ids: readonly number[], count: number): Promise<TextResult['stats']> {
+  engine.forget(); // every prompt from its first token
   const stream = engine.stream(ids, { drafter, maxTokens: count });
   for (;;) {
     const next = await stream.next();

@@ -37,8 +37,6 @@ interface Session {
 
 /** Steps of plain decoding that the speedup is measured against: enough for a steady rate, a fifth of a second of work. */
 const PLAIN_STEPS = 16;
-/** What they look back at, at most. A longer conversation would make plain steps slower yet, so the speedup is never overstated. */
-const PLAIN_CONTEXT = 1024;
 
 const LEGEND = 'green: guessed by the draft head and confirmed; plain: written by the model itself';
 
@@ -158,14 +156,15 @@ function colourDrafts({ tokens }: TextChunk): string {
 }
 
 /** The line below an answer. */
-async function close(session: Session, ids: readonly number[], { stats, stopReason }: TextResult): Promise<void> {
+async function close(session: Session, ids: readonly number[], result: TextResult): Promise<void> {
+  const { stats, stopReason } = result;
   const { tokensPerSecond, acceptanceLength, treeSize, rounds } = stats;
   const parts = rounds === 0 ? [] : [`${tokensPerSecond.toFixed(0)} tokens/s`];
   if (rounds > 0 && session.drafter === 'none') {
     session.plainRate = tokensPerSecond;
   } else if (rounds > 0) {
     parts.push(`acceptance length ${acceptanceLength.toFixed(2)}`, `trees of ${treeSize.toFixed(1)}`);
-    if (stopReason !== 'abort') session.plainRate ??= await measurePlainRate(session, ids);
+    if (stopReason !== 'abort') session.plainRate ??= await measurePlainRate(session, ids, result);
     const { plainRate } = session;
     if (plainRate !== undefined)
       parts.push(`${(tokensPerSecond / plainRate).toFixed(2)}x plain decoding's ${plainRate.toFixed(0)}`);
@@ -181,9 +180,18 @@ const STOP_WORDS: { readonly [R in TextResult['stopReason']]: string } = {
   abort: 'cancelled; Ctrl-C once more quits',
 };
 
-/** The start of the same answer, decoded plainly: the same tokens, prefill not counted. Once a session; a plain answer replaces it. */
-async function measurePlainRate({ engine, flags }: Session, ids: readonly number[]): Promise<number | undefined> {
-  const stream = engine.stream(ids.slice(-PLAIN_CONTEXT), { ...flags, drafter: 'none', maxTokens: 1 + PLAIN_STEPS });
+/**
+ * The end of the same answer, decoded plainly: what comes before is in the cache, and so is the whole answer for the next message. Once a
+ * session; a plain answer replaces it.
+ */
+async function measurePlainRate(
+  { engine, flags }: Session,
+  ids: readonly number[],
+  { newIds }: TextResult,
+): Promise<number | undefined> {
+  const steps = Math.min(PLAIN_STEPS, newIds.length - 1);
+  const beginning = [...ids, ...newIds.slice(0, newIds.length - 1 - steps)];
+  const stream = engine.stream(beginning, { ...flags, drafter: 'none', maxTokens: 1 + steps });
   for (;;) {
     const next = await stream.next();
     if (!next.done) continue;

@@ -62,6 +62,7 @@ async function verify(flags: Flags): Promise<void> {
   for (const [index, { id, messages }] of prompts.entries()) {
     for (const temperature of temperatures) {
       const options = { temperature, seed, maxTokens, ...(temperature > 0 && { topP: 0.95 }) };
+      engine.forget(); // what the others are held against owes nothing to earlier texts
       const plain = await record(engine, messages, { ...options, drafter: 'none' }, flags);
       for (const drafter of drafters) {
         const drafted = await record(engine, messages, { ...options, drafter }, flags);

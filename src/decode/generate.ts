@@ -3,8 +3,8 @@
  * verification keeps the path that the target would have written itself and draws one token more, both caches keep that path.
  * Plain decoding is the drafter that proposes a tree of one node.
  *
- * Knows token ids only; nothing of text. Synchronous: it yields after every prefill chunk and every round, and whoever drives it decides
- * whether to go on.
+ * Knows token ids only; nothing of text. Synchronous: it yields before every prefill chunk and after every round, and whoever drives it
+ * decides whether to go on. What the caches hold of the prompt from the text before is not computed again.
  */
 import { checkProposal, type Drafter } from '../draft/drafter.ts';
 import type { DraftTree } from '../draft/tree.ts';
@@ -50,7 +50,16 @@ export interface Round {
   readonly times: Readonly<RoundTimes>;
 }
 
-export type GenerateEvent = { readonly type: 'prefill'; readonly processed: number; readonly total: number } | Round;
+export interface Prefill {
+  readonly type: 'prefill';
+  /** Tokens of the prompt that the caches held already. */
+  readonly cached: number;
+  /** Tokens done so far, those included. */
+  readonly processed: number;
+  readonly total: number;
+}
+
+export type GenerateEvent = Prefill | Round;
 
 /** Small enough that an abort is honoured within a tenth of a second on one core, large enough to be limited by arithmetic. */
 const PREFILL_CHUNK = 64;
@@ -93,10 +102,10 @@ export function* generate(
     return stopReason;
   };
 
-  sequence.truncate(0);
-  drafter.reset();
+  const cached = keepSharedPrefix(sequence, drafter, prompt);
   let output!: ForwardOutput;
-  for (let start = 0; start < prompt.length; start += prefillChunk) {
+  for (let start = cached; start < prompt.length; start += prefillChunk) {
+    yield { type: 'prefill', cached, processed: start, total: prompt.length };
     const end = Math.min(start + prefillChunk, prompt.length);
     batch.clear();
     for (let i = start, parent = COMMITTED; i < end; i++)
@@ -104,7 +113,6 @@ export function* generate(
     output = target.forward(batch, cache);
     sequence.commitAll();
     drafter.observe(batch.tokens, output.features, rows, batch.rows);
-    if (end < prompt.length) yield { type: 'prefill', processed: end, total: prompt.length };
   }
   text[length] = sampler.choose(output.logits, 0, context, length);
   options.onLogits?.(length, output.logits.row(0));
@@ -176,6 +184,16 @@ function readLimits(
   if (!Number.isInteger(prefillChunk) || prefillChunk < 1)
     throw new RequestError('prefillChunk', `must be at least 1, got ${prefillChunk}`);
   return { contextSize, maxTokens, prefillChunk };
+}
+
+/** Cuts both caches back to what they hold of the prompt, which is returned; never all of it, for the last token's logits are wanted. */
+function keepSharedPrefix(sequence: KvSequence, drafter: Drafter, prompt: readonly number[]): number {
+  const held = Math.min(sequence.sharedPrefix(prompt), prompt.length - 1);
+  const kept = drafter.resume(prompt, held);
+  if (!(kept >= 0 && kept <= held))
+    throw new RangeError(`drafter "${drafter.name}": it may resume after 0..${held} tokens, got ${kept}`);
+  sequence.truncate(kept);
+  return kept;
 }
 
 /** One target forward over the whole tree: node i is row i. */

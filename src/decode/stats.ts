@@ -1,5 +1,5 @@
 /** What a generation cost and gained. */
-import type { Round } from './generate.ts';
+import type { Prefill, Round } from './generate.ts';
 
 export interface GenerationStats {
   newTokens: number;
@@ -12,6 +12,8 @@ export interface GenerationStats {
   /** Mean nodes per tree, root included. */
   treeSize: number;
   promptTokens: number;
+  /** Of the prompt: not computed again, for the text before began alike. */
+  cachedTokens: number;
   /** Milliseconds. */
   prefillMs: number;
   decodeMs: number;
@@ -33,6 +35,7 @@ export class StatsCollector {
     acceptanceLength: 1,
     treeSize: 1,
     promptTokens: 0,
+    cachedTokens: 0,
     prefillMs: 0,
     decodeMs: 0,
     draftMs: 0,
@@ -47,7 +50,8 @@ export class StatsCollector {
   }
 
   /** @param milliseconds since the event before: time spent computing, not in the consumer. */
-  prefill(milliseconds: number): void {
+  prefill({ cached }: Prefill, milliseconds: number): void {
+    this.stats.cachedTokens = cached;
     this.stats.prefillMs += milliseconds;
   }
 

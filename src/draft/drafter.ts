@@ -6,8 +6,11 @@ export interface Drafter extends Disposable {
   readonly name: string;
   /** Most nodes of a tree, root included. */
   readonly maxNodes: number;
-  /** Forgets the sequence. */
-  reset(): void;
+  /**
+   * A new text, of which the target still holds the first `held` tokens. Keeps what it has seen of them and forgets the rest; returns how
+   * many it needs not observe again: the target computes the others once more, for their features.
+   */
+  resume(text: readonly number[], held: number): number;
   /**
    * Rows just committed by the target, in order: tokens[rows[i]] with its feature row rows[i], i < count. Called after every prefill
    * chunk and every round, before the next `propose`. Features are valid during the call only.

@@ -3,7 +3,7 @@
  * cache keeps only rows made from the target's features; what it made of its own guesses is dropped after every round.
  */
 import { COMMITTED, ForwardBatch } from '../model/forward-batch.ts';
-import type { KvCache, KvSequence } from '../model/kv-cache.ts';
+import { type KvCache, type KvSequence, sharedPrefix } from '../model/kv-cache.ts';
 import type { TargetModel } from '../model/target.ts';
 import { copyRow, ScratchTensor, type Tensor } from '../tensor/tensor.ts';
 import type { Drafter } from './drafter.ts';
@@ -26,7 +26,7 @@ export class EagleDrafter implements Drafter {
 
   // Features of committed rows that the head has not seen: row i of the head eats (feature i, token i + 1).
   readonly #pending = new ScratchTensor(); // [PENDING_ROWS, d], the first #pendingCount
-  readonly #pendingTokens = new Int32Array(PENDING_ROWS);
+  readonly #text: Int32Array; // [contextSize] tokens of the rows that the head has seen, then of the pending ones
   #pendingCount = 0;
 
   readonly #input = new ScratchTensor(); // [level's inner nodes, d] features of one forward
@@ -46,6 +46,7 @@ export class EagleDrafter implements Drafter {
     this.maxNodes = shape.size;
     this.cache = head.createCache(contextSize + shape.size);
     this.#sequence = this.cache.sequences[0]!;
+    this.#text = new Int32Array(contextSize);
     this.#batch = new ForwardBatch(Math.max(PENDING_ROWS, shape.size), shape.size * (shape.maxDepth + 1));
     const d = head.config.hiddenSize;
     this.#pending.reshape(PENDING_ROWS, d);
@@ -61,9 +62,16 @@ export class EagleDrafter implements Drafter {
     this.#topValues = new Float32Array(shape.size * shape.maxChildren);
   }
 
-  reset(): void {
-    this.#sequence.truncate(0);
-    this.#pendingCount = 0;
+  resume(text: readonly number[], held: number): number {
+    if (this.maxNodes === 1) return held;
+    const seen = this.#sequence.length;
+    const shared = Math.min(held, sharedPrefix(this.#text, text, seen + this.#pendingCount));
+    // The head's last row has eaten the first pending token. Where the texts part before that, the row that eats the first new token needs
+    // a feature that is gone.
+    const kept = shared > seen ? shared : Math.max(shared - 1, 0);
+    this.#sequence.truncate(Math.min(seen, kept));
+    this.#pendingCount = Math.max(kept - seen, 0);
+    return kept;
   }
 
   observe(tokens: Int32Array, features: Tensor, rows: Int32Array, count: number): void {
@@ -71,7 +79,7 @@ export class EagleDrafter implements Drafter {
     for (let i = 0; i < count; i++) {
       if (this.#pendingCount === PENDING_ROWS) this.#feedAllButLast();
       const row = rows[i]!;
-      this.#pendingTokens[this.#pendingCount] = tokens[row]!;
+      this.#text[this.#sequence.length + this.#pendingCount] = tokens[row]!;
       copyRow(this.#pending, this.#pendingCount, features, row);
       this.#pendingCount++;
     }
@@ -146,9 +154,8 @@ export class EagleDrafter implements Drafter {
 
   #feedAllButLast(): void {
     const last = this.#pendingCount - 1;
-    this.#feed(last, this.#pendingTokens[last]!, false);
+    this.#feed(last, this.#text[this.#sequence.length + last]!, false);
     copyRow(this.#pending, 0, this.#pending, last);
-    this.#pendingTokens[0] = this.#pendingTokens[last]!;
     this.#pendingCount = 1;
   }
 
@@ -157,7 +164,7 @@ export class EagleDrafter implements Drafter {
     const batch = this.#batch;
     batch.clear();
     for (let i = 0, parent = COMMITTED; i < count; i++) {
-      const token = i + 1 < count ? this.#pendingTokens[i + 1]! : next;
+      const token = i + 1 < count ? this.#text[this.#sequence.length + i + 1]! : next;
       parent = batch.append(this.#sequence, token, parent, wantGuesses && i === count - 1);
     }
     this.#run(this.#pending);

@@ -7,7 +7,9 @@ export class NoDrafter implements Drafter {
   readonly maxNodes = 1;
   readonly #tree = { size: 1, tokens: new Int32Array(1), parents: Int32Array.of(-1) } satisfies DraftTree;
 
-  reset(): void {}
+  resume(_text: readonly number[], held: number): number {
+    return held;
+  }
 
   observe(): void {}
 

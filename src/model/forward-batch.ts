@@ -86,7 +86,7 @@ export class ForwardBatch {
     const row = this.layout.rows;
     if (this.#extras + count + 1 > extras.length)
       throw new RangeError(`forward: more than ${extras.length} tree ancestors`);
-    const slot = sequence.append();
+    const slot = sequence.append(token);
     this.tokens[row] = token;
     this.positions[row] = inherited + count;
     base[row] = sequence.base;

@@ -1,6 +1,7 @@
 /**
  * Keys and values of all layers, for a fixed number of sequences. A sequence owns a contiguous range of slots: its committed rows
- * first, then the provisional rows of the forward in progress, which `commit` keeps in part and `rollback` drops.
+ * first, then the provisional rows of the forward in progress, which `commit` keeps in part and `rollback` drops. It knows the tokens of
+ * its rows, so that a text with the same beginning can go on from them.
  */
 import { type Kernels, KV_TILE, type KvDtype, type KvLayer } from '../kernels/kernels.ts';
 import type { HeadShape } from '../tensor/ops.ts';
@@ -13,6 +14,7 @@ export class KvSequence {
   readonly capacity: number;
   #length = 0;
   #provisional = 0;
+  readonly #tokens: Int32Array; // [capacity] of the committed rows, then of the provisional ones
   readonly #from: Int32Array;
   readonly #to: Int32Array;
 
@@ -20,6 +22,7 @@ export class KvSequence {
     this.#cache = cache;
     this.base = base;
     this.capacity = capacity;
+    this.#tokens = new Int32Array(capacity);
     this.#from = new Int32Array(capacity);
     this.#to = new Int32Array(capacity);
   }
@@ -34,10 +37,16 @@ export class KvSequence {
     return this.#provisional;
   }
 
+  /** Leading tokens of `text` whose rows are committed. */
+  sharedPrefix(text: readonly number[]): number {
+    return sharedPrefix(this.#tokens, text, this.#length);
+  }
+
   /** Takes the next slot for a row of the coming forward. */
-  append(): number {
+  append(token: number): number {
     const slot = this.#length + this.#provisional;
     if (slot >= this.capacity) throw new RangeError(`kv-cache: the sequence's ${this.capacity} slots are full`);
+    this.#tokens[slot] = token;
     this.#provisional++;
     return this.base + slot;
   }
@@ -54,6 +63,7 @@ export class KvSequence {
       }
       this.#from[i] = start + row;
       this.#to[i] = start + i;
+      this.#tokens[this.#length + i] = this.#tokens[this.#length + row]!;
     }
     this.#cache.move(this.#from, this.#to, count);
     this.#length += count;
@@ -77,6 +87,14 @@ export class KvSequence {
     this.#length = length;
     this.#provisional = 0;
   }
+}
+
+/** Leading tokens that both texts have, of the first `limit`. */
+export function sharedPrefix(a: ArrayLike<number>, b: ArrayLike<number>, limit: number): number {
+  const end = Math.min(limit, a.length, b.length);
+  let i = 0;
+  while (i < end && a[i] === b[i]) i++;
+  return i;
 }
 
 export class KvCache implements Disposable {

@@ -253,7 +253,6 @@ describe('caches', () => {
     // What both caches hold when the text is simply read.
     using fresh = eagle(model, tinyHead(model));
     using freshCache = model.createCache(1, CAPACITY);
-    fresh.reset();
     observeText(model, freshCache, fresh, text);
     fresh.propose(text.at(-1)!, 1);
     const wanted = { target: rowsOf(freshCache), head: rowsOf(fresh.cache) };

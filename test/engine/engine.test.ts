@@ -138,6 +138,27 @@ describe('abort', () => {
   });
 });
 
+describe('a second text', () => {
+  it('computes again only what is new, and says so; after `forget` all of it', async () => {
+    using engine = await load();
+    const first = await drain(engine.stream(prompt, { maxTokens: 8 }));
+    const next = [...prompt, ...first.newIds, 9, 10];
+    const second = await drain(engine.stream(next, { maxTokens: 8 }));
+    expect(second.stats).toMatchObject({ promptTokens: 16, cachedTokens: 13 });
+    engine.forget();
+    const anew = await drain(engine.stream(next, { maxTokens: 8 }));
+    expect(anew.stats).toMatchObject({ promptTokens: 16, cachedTokens: 0 });
+    expect(anew.newIds).toEqual(second.newIds);
+  });
+
+  it('cannot be forgotten while it is written', async () => {
+    using engine = await load();
+    const stream = engine.stream(prompt);
+    await stream.next();
+    expect(() => engine.forget()).toThrow('a generation is running on this engine');
+  });
+});
+
 describe('requests that cannot be served', () => {
   it.each([
     ['an empty prompt', [], {}, 'prompt: must have at least one token'],

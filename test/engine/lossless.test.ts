@@ -1,6 +1,7 @@
 /** The real model and its head: the same text, ids and stop reason with and without drafts, wherever the text is cut. */
 import { afterAll, describe, expect, it } from 'vitest';
-import { loadEngine, type TextChunk, type TextOptions, type TextResult } from '../../src/engine.ts';
+import { type DrafterName, loadEngine, type TextChunk, type TextOptions, type TextResult } from '../../src/engine.ts';
+import type { ChatMessage } from '../../src/tokenizer/chat-template.ts';
 
 const engine = await loadEngine({ dtype: 'q8', treeSize: 12, contextSize: 256 });
 afterAll(() => engine[Symbol.dispose]());
@@ -94,4 +95,31 @@ describe('SmolLM2-135M-Instruct with its head', async () => {
       expect(next.value).toMatchObject({ stopReason: 'contextLimit', newIds: result.newIds.slice(0, 9) });
     }
   });
+});
+
+describe('a conversation', () => {
+  const question: ChatMessage = { role: 'user', content: 'Name three fruits.' };
+  const further: ChatMessage = { role: 'user', content: 'Which of them is yellow?' };
+  const answer = async (messages: readonly ChatMessage[], drafter: DrafterName): Promise<TextResult> =>
+    engine.complete(messages, { maxTokens: 40, drafter });
+
+  it.each(['none', 'eagle'] as const)(
+    'goes on from its last turn: only the new message is read, %s',
+    async (drafter) => {
+      engine.forget();
+      const first = await answer([question], drafter);
+      expect(first.stats.cachedTokens).toBe(0);
+      const turns: ChatMessage[] = [question, { role: 'assistant', content: first.text }, further];
+      const second = await answer(turns, drafter);
+      // All that was written but for the last token drawn: it is in no cache.
+      const written = first.promptIds.length + first.newIds.length;
+      expect(second.stats.cachedTokens).toBe(written - 1);
+
+      engine.forget();
+      const anew = await answer(turns, drafter);
+      expect(anew.stats.cachedTokens).toBe(0);
+      expect(second).toMatchObject({ text: anew.text, newIds: anew.newIds, stopReason: anew.stopReason });
+      expect(second.stats.acceptanceLength).toBe(anew.stats.acceptanceLength);
+    },
+  );
 });

@@ -21,8 +21,9 @@ export class ScriptedDrafter implements Drafter {
     this.#script = script;
   }
 
-  reset(): void {
-    this.#position = 0;
+  resume(_text: readonly number[], held: number): number {
+    this.#position = held;
+    return held;
   }
 
   observe(_tokens: Int32Array, _features: Tensor, _rows: Int32Array, count: number): void {
@@ -56,9 +57,9 @@ export class CorrectedDrafter implements Drafter {
     this.maxNodes = inner.maxNodes;
   }
 
-  reset(): void {
-    this.#position = 0;
-    this.#inner.reset();
+  resume(text: readonly number[], held: number): number {
+    this.#position = this.#inner.resume(text, held);
+    return this.#position;
   }
 
   observe(tokens: Int32Array, features: Tensor, rows: Int32Array, count: number): void {
