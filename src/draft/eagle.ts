@@ -8,7 +8,9 @@ import type { TargetModel } from '../model/target.ts';
 import { copyRow, ScratchTensor, type Tensor } from '../tensor/tensor.ts';
 import type { Drafter } from './drafter.ts';
 import type { EagleHead } from './eagle-head.ts';
-import type { DraftTree, TreeShape } from './tree.ts';
+import type { DraftTree } from './tree.ts';
+import type { Guesses, TreeGrower } from './tree-grower.ts';
+import { createGrower, type TreePolicy } from './tree-policy.ts';
 
 /** Committed rows that wait for the head, and so the rows of one catching-up forward: a prefill chunk of the loop fits. */
 const PENDING_ROWS = 64;
@@ -20,7 +22,7 @@ export class EagleDrafter implements Drafter {
   readonly cache: KvCache;
   readonly #target: TargetModel;
   readonly #head: EagleHead;
-  readonly #shape: TreeShape;
+  readonly #grower: TreeGrower;
   readonly #sequence: KvSequence;
   readonly #batch: ForwardBatch;
 
@@ -29,37 +31,36 @@ export class EagleDrafter implements Drafter {
   readonly #text: Int32Array; // [contextSize] tokens of the rows that the head has seen, then of the pending ones
   #pendingCount = 0;
 
-  readonly #input = new ScratchTensor(); // [level's inner nodes, d] features of one forward
-  readonly #hidden = new ScratchTensor(); // [maxNodes, d] the head's output at each inner node
-  readonly #slots: Int32Array; // [maxNodes] where the node's head row lies
-  readonly #ancestors: Int32Array; // [maxDepth]
-  readonly #level: Int32Array; // inner nodes of the level in progress
-  readonly #tree: { size: number; tokens: Int32Array; parents: Int32Array };
-  readonly #hasChildren: Uint8Array;
-  readonly #topIds: Int32Array; // [level's inner nodes, maxChildren]
-  readonly #topValues: Float32Array; // as #topIds
+  readonly #input = new ScratchTensor(); // [level's rows, d] features of one forward
+  readonly #guesses: Guesses;
+  readonly #topValues: Float32Array; // as #guesses
+  // Slots of the head's rows along the path down to each row of a level, its own last.
+  #paths: Int32Array; // [level's rows, maxLevels]
+  #parentPaths: Int32Array; // of the level before
+  readonly #ancestors: Int32Array; // [maxLevels]
 
-  constructor(target: TargetModel, head: EagleHead, shape: TreeShape, contextSize: number) {
+  constructor(target: TargetModel, head: EagleHead, policy: TreePolicy, contextSize: number) {
     this.#target = target;
     this.#head = head;
-    this.#shape = shape;
-    this.maxNodes = shape.size;
-    this.cache = head.createCache(contextSize + shape.size);
+    const grower = createGrower(policy);
+    const { maxRows, maxLevels, branching } = grower;
+    const { hiddenSize, draftVocabSize } = head.config;
+    if (branching > draftVocabSize)
+      throw new RangeError(`tree: the head can guess ${draftVocabSize} tokens after a node, got ${branching}`);
+    this.#grower = grower;
+    this.maxNodes = grower.maxNodes;
+    this.cache = head.createCache(contextSize + maxRows * maxLevels);
     this.#sequence = this.cache.sequences[0]!;
     this.#text = new Int32Array(contextSize);
-    this.#batch = new ForwardBatch(Math.max(PENDING_ROWS, shape.size), shape.size * (shape.maxDepth + 1));
-    const d = head.config.hiddenSize;
-    this.#pending.reshape(PENDING_ROWS, d);
-    this.#input.reshape(shape.size, d);
-    this.#hidden.reshape(shape.size, d);
-    this.#slots = new Int32Array(shape.size);
-    this.#ancestors = new Int32Array(shape.maxDepth + 1);
-    this.#level = new Int32Array(shape.size);
-    this.#tree = { size: 1, tokens: new Int32Array(shape.size), parents: Int32Array.from(shape.parents) };
-    this.#hasChildren = new Uint8Array(shape.size);
-    for (const parent of shape.parents) if (parent >= 0) this.#hasChildren[parent] = 1;
-    this.#topIds = new Int32Array(shape.size * shape.maxChildren);
-    this.#topValues = new Float32Array(shape.size * shape.maxChildren);
+    this.#batch = new ForwardBatch(Math.max(PENDING_ROWS, maxRows), PENDING_ROWS + maxRows * maxLevels);
+    this.#pending.reshape(PENDING_ROWS, hiddenSize);
+    this.#input.reshape(maxRows, hiddenSize);
+    const guesses = maxRows * branching;
+    this.#guesses = { tokens: new Int32Array(guesses), logProbabilities: new Float64Array(guesses) };
+    this.#topValues = new Float32Array(guesses);
+    this.#paths = new Int32Array(maxRows * maxLevels);
+    this.#parentPaths = new Int32Array(maxRows * maxLevels);
+    this.#ancestors = new Int32Array(maxLevels);
   }
 
   resume(text: readonly number[], held: number): number {
@@ -75,7 +76,7 @@ export class EagleDrafter implements Drafter {
   }
 
   observe(tokens: Int32Array, features: Tensor, rows: Int32Array, count: number): void {
-    if (this.#shape.size === 1) return; // nothing will ever be guessed
+    if (this.maxNodes === 1) return; // nothing will ever be guessed
     for (let i = 0; i < count; i++) {
       if (this.#pendingCount === PENDING_ROWS) this.#feedAllButLast();
       const row = rows[i]!;
@@ -86,70 +87,74 @@ export class EagleDrafter implements Drafter {
   }
 
   propose(root: number, maxDepth: number): DraftTree {
-    const shape = this.#shape;
-    const tree = this.#tree;
-    tree.tokens[0] = root;
-    tree.size = 1;
-    if (this.#pendingCount === 0 || maxDepth < 1) return tree;
+    const grower = this.#grower;
+    grower.start(root, maxDepth);
+    if (this.#pendingCount === 0 || maxDepth < 1) return grower.finish();
     this.#feed(this.#pendingCount, root, true);
-    copyRow(this.#hidden, 0, this.#predicted, this.#pendingCount - 1);
+    let parents = this.#pendingCount - 1; // first row of the level before in the last forward
     this.#pendingCount = 0;
-
-    // Level by level: nodes are ordered by depth, so each level is a range of nodes.
-    let first = 1;
-    this.#level[0] = 0;
-    while (first < shape.size && shape.depths[first]! <= maxDepth) {
-      const depth = shape.depths[first]!;
-      let end = first;
-      for (; end < shape.size && shape.depths[end] === depth; end++) this.#guess(end);
-      tree.size = end;
-      if (depth === maxDepth) break;
-      let inner = 0;
-      for (let node = first; node < end; node++) if (this.#hasChildren[node]) this.#level[inner++] = node;
-      if (inner > 0) this.#expand(inner);
-      first = end;
+    for (let depth = 1, rows = grower.grow(this.#guesses); rows > 0; rows = grower.grow(this.#guesses), depth++) {
+      this.#expand(depth, rows, parents);
+      parents = 0;
     }
     this.#sequence.rollback();
-    return tree;
+    return grower.finish();
   }
 
-  /** A node's token: the guess of its rank after its parent, which is one of the level just run. */
-  #guess(node: number): void {
-    const { parents, ranks, maxChildren } = this.#shape;
-    let row = 0;
-    while (this.#level[row] !== parents[node]) row++;
-    const draftId = this.#topIds[row * maxChildren + ranks[node]!]!;
-    this.#tree.tokens[node] = this.#head.targetIds === undefined ? draftId : this.#head.targetIds[draftId]!;
-  }
-
-  /** Runs the level's inner nodes in one batch: token of the node, feature predicted at its parent. */
-  #expand(inner: number): void {
-    const { parents } = this.#shape;
+  /** Runs the next level in one batch: token of the node, feature predicted at its parent. */
+  #expand(depth: number, rows: number, firstParent: number): void {
+    const { levelTokens, levelParents, maxLevels } = this.#grower;
     const batch = this.#batch;
+    const paths = this.#parentPaths;
+    const parentPaths = this.#paths;
+    this.#paths = paths;
+    this.#parentPaths = parentPaths;
+    const ancestors = depth - 1; // the root's row is committed
     batch.clear();
-    for (let i = 0; i < inner; i++) {
-      const node = this.#level[i]!;
-      let count = 0;
-      for (let a = parents[node]!; a > 0; a = parents[a]!) count++;
-      for (let a = parents[node]!, at = count - 1; a > 0; a = parents[a]!, at--) this.#ancestors[at] = this.#slots[a]!;
-      const row = batch.appendAfter(this.#sequence, this.#tree.tokens[node]!, this.#ancestors, count, true);
-      this.#slots[node] = batch.layout.slots[row]!;
-      copyRow(this.#input, row, this.#hidden, parents[node]!);
+    for (let row = 0; row < rows; row++) {
+      const parent = levelParents[row]!;
+      for (let i = 0; i < ancestors; i++) {
+        const slot = parentPaths[parent * maxLevels + i]!;
+        this.#ancestors[i] = slot;
+        paths[row * maxLevels + i] = slot;
+      }
+      batch.appendAfter(this.#sequence, levelTokens[row]!, this.#ancestors, ancestors, true);
+      paths[row * maxLevels + ancestors] = batch.layout.slots[row]!;
+      copyRow(this.#input, row, this.#predicted, firstParent + parent);
     }
     this.#run(this.#input);
-    for (let i = 0; i < inner; i++) copyRow(this.#hidden, this.#level[i]!, this.#predicted, i);
   }
 
   #predicted!: Tensor;
 
-  /** The batch through the head; guesses of its wanted rows to #topIds. */
+  /** The batch through the head; guesses of its wanted rows to #guesses. */
   #run(features: ScratchTensor): void {
     const batch = this.#batch;
-    const { maxChildren } = this.#shape;
     this.#predicted = this.#head.forward(batch, features.reshape(batch.rows, features.cols), this.cache);
-    if (batch.logitCount === 0) return;
+    const count = batch.logitCount;
+    if (count === 0) return;
+    const { branching, wants } = this.#grower;
+    const { tokens } = this.#guesses;
     const logits = this.#head.logits(batch, this.#predicted);
-    this.#target.kernels.topK(this.#topIds, this.#topValues, logits.data, batch.logitCount, logits.cols, maxChildren);
+    this.#target.kernels.topK(tokens, this.#topValues, logits.data, count, logits.cols, branching);
+    if (wants === 'logProbabilities') this.#weigh(logits, count);
+    const { targetIds } = this.#head;
+    if (targetIds === undefined) return;
+    for (let i = 0; i < count * branching; i++) tokens[i] = targetIds[tokens[i]!]!;
+  }
+
+  /** Log-soft-max of the best guesses, of which #guesses still has draft ids; makes probabilities of the logits. */
+  #weigh({ data, cols }: Tensor, rows: number): void {
+    const { branching } = this.#grower;
+    const { tokens, logProbabilities } = this.#guesses;
+    const values = this.#topValues;
+    this.#target.kernels.softmax(data, data, rows, cols, 1);
+    for (let row = 0; row < rows; row++) {
+      const first = row * branching;
+      // The best guess's probability is at least 1 / Vd; one far behind it would have underflowed.
+      const best = Math.log(data[row * cols + tokens[first]!]!);
+      for (let i = first; i < first + branching; i++) logProbabilities[i] = best + (values[i]! - values[first]!);
+    }
   }
 
   #feedAllButLast(): void {

@@ -3,7 +3,13 @@
  * where nodes hang and which rank of its parent's guesses each one takes; a tree adds the tokens of one round.
  */
 
+/** Nodes of the largest tree, root included: each may be a row of the target's forward, which pays for a few dozen on any machine. */
+export const MAX_TREE_NODES = 1024;
+/** Guesses after a node at most: they are found by insertion. */
+export const MAX_CHILDREN = 128;
+
 export interface TreeShape {
+  readonly kind: 'fixed';
   /** Nodes, root included. */
   readonly size: number;
   readonly parents: Int32Array; // [size], root -1
@@ -46,6 +52,7 @@ export function shapeFromPaths(paths: readonly (readonly number[])[]): TreeShape
     depths.push(path.length);
   }
   return {
+    kind: 'fixed',
     size: parents.length,
     parents: Int32Array.from(parents),
     ranks: Int32Array.from(ranks),

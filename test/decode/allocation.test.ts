@@ -36,6 +36,8 @@ const typical = (values: readonly number[]): number => [...values].sort((a, b) =
 const DRAFTERS: Readonly<Record<string, () => Drafter>> = {
   none: () => new NoDrafter(),
   eagle: () => new EagleDrafter(target, tinyHead(target), staticShape(12), 2048),
+  'eagle, dynamic tree': () =>
+    new EagleDrafter(target, tinyHead(target), { kind: 'dynamic', depth: 3, topK: 4, total: 12 }, 2048),
 };
 const LAWS: Readonly<Record<string, GenerateOptions>> = {
   greedy: {},

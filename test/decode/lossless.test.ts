@@ -5,8 +5,10 @@ import { type GenerateOptions, generate, type Round, type StopReason } from '../
 import type { Drafter } from '../../src/draft/drafter.ts';
 import { EagleDrafter } from '../../src/draft/eagle.ts';
 import { EagleHead } from '../../src/draft/eagle-head.ts';
+import type { DynamicTree } from '../../src/draft/grow.ts';
 import { NoDrafter } from '../../src/draft/none.ts';
-import { chainShape, type DraftTree, staticShape, type TreeShape } from '../../src/draft/tree.ts';
+import { chainShape, type DraftTree, staticShape } from '../../src/draft/tree.ts';
+import type { TreePolicy } from '../../src/draft/tree-policy.ts';
 import { createKernels } from '../../src/kernels/choose.ts';
 import { KV_TILE, type KvLayer } from '../../src/kernels/kernels.ts';
 import { COMMITTED, ForwardBatch } from '../../src/model/forward-batch.ts';
@@ -84,8 +86,10 @@ class PoisonedHead extends EagleHead {
   }
 }
 
-const eagle = (model: TargetModel, head: EagleHead, shape: TreeShape = staticShape()): EagleDrafter =>
-  new EagleDrafter(model, head, shape, CAPACITY - shape.size);
+const DYNAMIC: DynamicTree = { kind: 'dynamic', depth: 4, topK: 4, total: 20 };
+
+const eagle = (model: TargetModel, head: EagleHead, tree: TreePolicy = staticShape()): EagleDrafter =>
+  new EagleDrafter(model, head, tree, CAPACITY - (tree.kind === 'fixed' ? tree.size : tree.total));
 
 /** A drafter that is told the plain text it will be held against. */
 type Make = (model: TargetModel, text: readonly number[]) => Drafter;
@@ -110,8 +114,13 @@ const DRAFTERS: Readonly<Record<string, Make>> = {
   'random head, chain': (model) => eagle(model, tinyHead(model), chainShape(4)),
   'random head, draft vocabulary': (model) => eagle(model, tinyHead(model, { draftVocabSize: 24 }), staticShape(8)),
   'random head, tree of one node': (model) => eagle(model, tinyHead(model), staticShape(1)),
+  'random head, dynamic tree': (model) => eagle(model, tinyHead(model), DYNAMIC),
+  'random head, dynamic tree, draft vocabulary': (model) =>
+    eagle(model, tinyHead(model, { draftVocabSize: 24 }), { ...DYNAMIC, topK: 24, total: 60 }),
   'head of NaN': (model) => eagle(model, new PoisonedHead(model, 1)),
   'head with NaN now and then': (model) => eagle(model, new PoisonedHead(model, 3)),
+  'dynamic tree, head with NaN now and then': (model) => eagle(model, new PoisonedHead(model, 3), DYNAMIC),
+  'dynamic tree, head put right': (model, text) => new CorrectedDrafter(eagle(model, tinyHead(model), DYNAMIC), text),
   'head put right': (model, text) => new CorrectedDrafter(eagle(model, tinyHead(model)), text),
   'always right': scripted(
     (text) =>
@@ -224,7 +233,7 @@ describe.each(Object.entries(DRAFTERS))('%s', (_, make) => {
   });
 });
 
-describe.each(['head put right', 'sometimes right'] as const)('%s', (name) => {
+describe.each(['head put right', 'dynamic tree, head put right', 'sometimes right'] as const)('%s', (name) => {
   it('follows every combination of penalties, bias, top-k, top-p and min-p', () => {
     const prompt = promptOf(12);
     for (const penalty of PENALTIES) {

@@ -11,6 +11,7 @@ describe('shapes', () => {
   it('nodes are ordered by depth, then by path, whatever order the paths come in', () => {
     const shape = shapeFromPaths([[1, 0], [0], [0, 1], [1], [0, 0], [1, 0, 2]]);
     expect(shape).toEqual({
+      kind: 'fixed',
       size: 7,
       parents: Int32Array.of(-1, 0, 0, 1, 1, 2, 5),
       ranks: Int32Array.of(0, 0, 1, 0, 1, 0, 2),

@@ -1,0 +1,35 @@
+/**
+ * How a draft tree comes about, level by level: a grower takes what the head holds likeliest after each row of a level, and says which
+ * nodes the head shall look at next. It sees tokens and log-probabilities only; forwards and caches are the drafter's.
+ */
+import type { DraftTree } from './tree.ts';
+
+/** The head's best guesses after each row of a level, best first. */
+export interface Guesses {
+  readonly tokens: Int32Array; // [rows, branching], the target's ids
+  /** Without temperature: what the head believes, not what the target will draw. Filled only where the grower asks for them. */
+  readonly logProbabilities: Float64Array; // as tokens
+}
+
+export interface TreeGrower {
+  /** Nodes of the largest tree, root included. */
+  readonly maxNodes: number;
+  /** Guesses wanted after each row. */
+  readonly branching: number;
+  readonly wants: 'tokens' | 'logProbabilities';
+  /** Most rows of a level. */
+  readonly maxRows: number;
+  /** Most levels that the head is asked to look at; the root, which it has seen, is none. */
+  readonly maxLevels: number;
+
+  /** A new tree. No node will be deeper than `maxDepth`, which is at least 1. */
+  start(root: number, maxDepth: number): void;
+  /** Takes the guesses after the level's rows, at first after the root alone; returns the number of rows of the next level, 0 when grown. */
+  grow(guesses: Guesses): number;
+  /** Of the next level's rows. */
+  readonly levelTokens: Int32Array; // [maxRows]
+  /** The parent's row in the level before. */
+  readonly levelParents: Int32Array; // [maxRows]
+  /** Valid until the next `start`. */
+  finish(): DraftTree;
+}
