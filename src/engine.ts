@@ -13,6 +13,8 @@ import { EagleDrafter } from './draft/eagle.ts';
 import { EagleHead } from './draft/eagle-head.ts';
 import { NoDrafter } from './draft/none.ts';
 import { RANK_ACCEPTANCE, staticShape } from './draft/tree.ts';
+import { type TreeOption, treePolicy } from './draft/tree-option.ts';
+import type { TreePolicy } from './draft/tree-policy.ts';
 import { chooseTreeSize, measureTreeCosts } from './draft/tree-size.ts';
 import { DisposedError, RequestError } from './errors.ts';
 import { createKernels } from './kernels/choose.ts';
@@ -41,6 +43,8 @@ export interface EngineOptions {
   readonly contextSize?: number;
   /** Nodes of EAGLE's static tree, root included (1..26); by default what promises most tokens per second, measured at load. */
   readonly treeSize?: number;
+  /** The EAGLE drafter's tree; `{ kind: 'static', nodes }` is what `treeSize` asks for. */
+  readonly tree?: TreeOption;
   /** Counts the time spent inside kernels, for benchmarks. */
   readonly clock?: KernelClock;
   readonly onProgress?: (progress: FetchProgress) => void;
@@ -121,7 +125,7 @@ export class Engine implements Disposable {
     if (!Number.isInteger(contextSize) || contextSize < 2)
       throw new RequestError('contextSize', `must be a whole number of at least 2, got ${contextSize}`);
     this.contextSize = Math.min(contextSize, config.contextLength);
-    if (options.treeSize !== undefined) staticShape(options.treeSize); // refused before anything is loaded
+    const wanted = readTree(options, this.contextSize); // refused before anything is loaded
     this.tokenizer = tokenizer && buildTokenizer(tokenizer, checkpoint.path);
     const template = chatTemplateOf(checkpoint);
     this.chatTemplate = template === undefined ? undefined : new ChatTemplate(template);
@@ -139,9 +143,10 @@ export class Engine implements Disposable {
         this.treeSize = 1;
       } else {
         const head = this.#own(openHead(this.target, headDirectory));
-        this.treeSize = options.treeSize ?? chooseTreeSize(measureTreeCosts(this.target, head), RANK_ACCEPTANCE);
-        const shape = staticShape(this.treeSize);
-        this.#drafters.set('eagle', this.#own(new EagleDrafter(this.target, head, shape, this.contextSize)));
+        const tree = wanted ?? staticShape(chooseTreeSize(measureTreeCosts(this.target, head), RANK_ACCEPTANCE));
+        const drafter = this.#own(new EagleDrafter(this.target, head, tree, this.contextSize));
+        this.#drafters.set('eagle', drafter);
+        this.treeSize = drafter.maxNodes;
       }
       this.#cache = this.#own(this.target.createCache(1, this.contextSize + this.treeSize));
     } catch (error) {
@@ -315,6 +320,14 @@ class Answer {
       stats: this.#collector.stats,
     };
   }
+}
+
+/** The tree that was asked for; undefined leaves the choice to measurement. */
+function readTree({ tree, treeSize }: EngineOptions, contextSize: number): TreePolicy | undefined {
+  if (tree !== undefined && treeSize !== undefined)
+    throw new RequestError('tree', 'says how many nodes there are: give no treeSize beside it');
+  if (tree !== undefined) return treePolicy(tree, contextSize);
+  return treeSize === undefined ? undefined : treePolicy({ kind: 'static', nodes: treeSize });
 }
 
 function buildTokenizer(tokenizer: NonNullable<Checkpoint['tokenizer']>, path: string): Tokenizer {

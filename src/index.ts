@@ -1,6 +1,7 @@
 export type { FetchProgress } from './checkpoint/hub.ts';
 export type { SamplingOptions } from './decode/sampler.ts';
 export type { GenerationStats } from './decode/stats.ts';
+export type { TreeOption } from './draft/tree-option.ts';
 export {
   DRAFTERS,
   type DrafterName,

@@ -62,10 +62,22 @@ async function run(flags: Flags): Promise<void> {
   const drafters = readDrafters(flags.drafters, engine);
   const questions = readPrompts(flags.prompts ?? DEFAULT_PROMPTS, flags.limit);
   const rows = await askAll(engine, clock, questions, drafters, flags);
-  const { maxTokens, temperature, seed, dtype, model, limit, treeSize, head } = flags;
+  const { maxTokens, temperature, seed, dtype, model, limit, treeSize, tree, head } = flags;
   const report = {
     machine: { cpu: cpus()[0]?.model, isa: engine.kernels.isa, threads: engine.kernels.threads, node: process.version },
-    settings: { model, dtype, head, drafters, treeSize, prompts: flags.prompts, limit, maxTokens, temperature, seed },
+    settings: {
+      model,
+      dtype,
+      head,
+      drafters,
+      treeSize,
+      tree,
+      prompts: flags.prompts,
+      limit,
+      maxTokens,
+      temperature,
+      seed,
+    },
     rows,
     summary: summarise(rows, drafters),
   };

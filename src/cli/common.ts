@@ -1,6 +1,7 @@
 /** Options and helpers that several commands share. */
 
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { parseTreeOption, type TreeOption } from '../draft/tree-option.ts';
 import { DEFAULT_MODEL, DRAFTERS, type DrafterName, type Engine, type EngineOptions, loadEngine } from '../engine.ts';
 import { MODEL_DTYPES, type ModelDtype } from '../model/weights.ts';
 import { formatBytes } from './format.ts';
@@ -13,6 +14,7 @@ export interface ModelOptions {
   readonly threads?: number;
   readonly contextSize?: number;
   readonly treeSize?: number;
+  readonly tree?: TreeOption;
 }
 
 export interface SamplingFlags {
@@ -50,6 +52,14 @@ export function realNumber(text: string): number {
   return value;
 }
 
+function treeOption(text: string): TreeOption {
+  try {
+    return parseTreeOption(text);
+  } catch (error) {
+    throw error instanceof RangeError ? new InvalidArgumentError(error.message) : error;
+  }
+}
+
 export function withModelOptions(command: Command): Command {
   return command
     .option('-m, --model <reference>', 'path or built-in alias', DEFAULT_MODEL)
@@ -61,7 +71,12 @@ export function withModelOptions(command: Command): Command {
     .option('--head <directory>', 'EAGLE head (default: the one shipped for the model)')
     .option('--threads <n>', 'working threads (default: physical cores)', positiveNumber)
     .option('-c, --context-size <n>', 'tokens of prompt and answer together', positiveNumber)
-    .option('--tree-size <n>', 'nodes of the draft tree, root included (1..26)', positiveNumber);
+    .option('--tree-size <n>', 'nodes of the draft tree, root included (1..26): --tree static:n', positiveNumber)
+    .option(
+      '--tree <tree>',
+      'chain:depth, static, static:nodes, dynamic:depth,topk,total, or a JSON file of child ranks',
+      treeOption,
+    );
 }
 
 export function withSamplingOptions(command: Command): Command {

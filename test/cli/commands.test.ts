@@ -36,6 +36,10 @@ describe('the command line', () => {
     [['pull', 'no-such-model'], 'known are: smollm2-135m-instruct'],
     [['inspect', TINY, '--target', TINY], 'is for draft heads'],
     [['bench', 'cost', '--rows', '1,x'], 'expected a whole number, got "x"'],
+    [['generate', '--prompt', 'x', '--tree', 'chain:0'], 'tree: a chain has a depth of 1..1023, got 0'],
+    [['generate', '--prompt', 'x', '--tree', 'dynamic:5,10'], 'tree: expected chain:DEPTH, static'],
+    [['generate', '--prompt', 'x', '--tree', 'no-such-file'], 'got "no-such-file", which cannot be read'],
+    [['generate', '--prompt', 'x', '--tree', 'static', '--tree-size', '4'], 'give no treeSize beside it'],
     [['chatt'], 'Did you mean chat?'],
   ])('%j is refused: %s', async (args, message) => {
     const { code, stdout, stderr } = await eaglet(args);

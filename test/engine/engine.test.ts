@@ -2,6 +2,7 @@
 import { cpSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it, vi } from 'vitest';
+import type { TreeOption } from '../../src/draft/tree-option.ts';
 import { type Engine, loadEngine, type TextResult } from '../../src/engine.ts';
 import { CheckpointError, DisposedError, RequestError } from '../../src/errors.ts';
 import type { Kernels } from '../../src/kernels/kernels.ts';
@@ -190,6 +191,25 @@ describe('requests that cannot be served', () => {
     expect(engine.treeSize).toBe(1);
     await expect(load({ contextSize: 1 })).rejects.toThrow('contextSize: must be a whole number of at least 2, got 1');
     await expect(load({ treeSize: 27 })).rejects.toThrow('the static tree has 1..26 nodes, got 27');
+    await expect(load({ tree: { kind: 'static' } })).rejects.toThrow('tree: says how many nodes there are');
+    const loadTree = (tree: TreeOption) => loadEngine({ model, head, dtype: 'f32', tree, contextSize: 40 });
+    await expect(loadTree({ kind: 'chain', depth: 0 })).rejects.toThrow('tree: a chain has a depth of 1..1023, got 0');
+    await expect(loadTree({ kind: 'chain', depth: 40 })).rejects.toThrow('does not fit in a context of 40');
+  });
+
+  it.each([
+    [{ kind: 'chain', depth: 5 }, 6],
+    [{ kind: 'static' }, 26],
+    [{ kind: 'static', nodes: 8 }, 8],
+    [{ kind: 'dynamic', depth: 3, topK: 4, total: 16 }, 16],
+    [{ kind: 'paths', paths: [[0], [3], [0, 0]] }, 4],
+  ] satisfies [TreeOption, number][])('the tree %o has %i nodes', async (tree, nodes) => {
+    using engine = await loadEngine({ model, head, dtype: 'f32', tree });
+    expect(engine.treeSize).toBe(nodes);
+    const plain = await drain(engine.stream(prompt, { maxTokens: 24, drafter: 'none' }));
+    const drafted = await drain(engine.stream(prompt, { maxTokens: 24, drafter: 'eagle' }));
+    expect(drafted.newIds).toEqual(plain.newIds);
+    expect(drafted.stats.treeSize).toBeGreaterThan(1);
   });
 });
 

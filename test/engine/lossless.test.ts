@@ -1,6 +1,13 @@
 /** The real model and its head: the same text, ids and stop reason with and without drafts, wherever the text is cut. */
 import { afterAll, describe, expect, it } from 'vitest';
-import { type DrafterName, loadEngine, type TextChunk, type TextOptions, type TextResult } from '../../src/engine.ts';
+import {
+  type DrafterName,
+  type Engine,
+  loadEngine,
+  type TextChunk,
+  type TextOptions,
+  type TextResult,
+} from '../../src/engine.ts';
 import type { ChatMessage } from '../../src/tokenizer/chat-template.ts';
 
 const engine = await loadEngine({ dtype: 'q8', treeSize: 12, contextSize: 256 });
@@ -10,9 +17,9 @@ const prompt = engine.encode([
   { role: 'user', content: 'What is 17 + 25? Think step by step, then repeat the answer.' },
 ]);
 
-async function run(options: TextOptions): Promise<{ chunks: TextChunk[]; result: TextResult }> {
+async function run(options: TextOptions, on: Engine = engine): Promise<{ chunks: TextChunk[]; result: TextResult }> {
   const chunks: TextChunk[] = [];
-  const stream = engine.stream(prompt, options);
+  const stream = on.stream(prompt, options);
   for (;;) {
     const next = await stream.next();
     if (next.done) return { chunks, result: next.value };
@@ -21,9 +28,9 @@ async function run(options: TextOptions): Promise<{ chunks: TextChunk[]; result:
 }
 
 /** Runs both drafters and compares all that must not depend on drafting. */
-async function both(options: TextOptions): Promise<TextResult> {
-  const { result: plain } = await run({ ...options, drafter: 'none' });
-  const { result: drafted, chunks } = await run({ ...options, drafter: 'eagle' });
+async function both(options: TextOptions, on: Engine = engine): Promise<TextResult> {
+  const { result: plain } = await run({ ...options, drafter: 'none' }, on);
+  const { result: drafted, chunks } = await run({ ...options, drafter: 'eagle' }, on);
   expect(drafted.newIds).toEqual(plain.newIds);
   expect(drafted.text).toBe(plain.text);
   expect(drafted.stopReason).toBe(plain.stopReason);
@@ -84,6 +91,18 @@ describe('SmolLM2-135M-Instruct with its head', async () => {
     }
     const endTokens = new Set([result.newIds[9]!]);
     expect((await both({ endTokens })).stopReason).toBe('endToken');
+  });
+
+  it('writes the same text with a dynamic tree, greedy and drawn', async () => {
+    using dynamic = await loadEngine({
+      dtype: 'q8',
+      tree: { kind: 'dynamic', depth: 3, topK: 4, total: 12 },
+      contextSize: 256,
+    });
+    const greedy = await both({ maxTokens: 48 }, dynamic);
+    expect(greedy.stats.treeSize).toBeGreaterThan(11);
+    expect(greedy.stats.acceptanceLength).toBeGreaterThan(1.3);
+    await both({ maxTokens: 48, temperature: 0.8, seed: 7 }, dynamic);
   });
 
   it('stops where the context ends', async () => {

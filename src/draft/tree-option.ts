@@ -1,0 +1,128 @@
+/** The tree a user asks for: as a value of the API, or as text of the command line. */
+import { readFileSync, statSync } from 'node:fs';
+import { checkDynamicTree, type DynamicTree } from './grow.ts';
+import { chainShape, MAX_CHILDREN, MAX_TREE_NODES, shapeFromPaths, staticShape } from './tree.ts';
+import type { TreePolicy } from './tree-policy.ts';
+
+export type TreeOption =
+  /** `depth` drafted tokens below each other. */
+  | { readonly kind: 'chain'; readonly depth: number }
+  /** EAGLE-1's static tree, or its likeliest `nodes` (root included). */
+  | { readonly kind: 'static'; readonly nodes?: number }
+  /** EAGLE-2's, in its authors' meaning. */
+  | DynamicTree
+  /** A tree of one's own: child ranks from the root down, parents first. [0, 1] is the second guess below the first. */
+  | { readonly kind: 'paths'; readonly paths: readonly (readonly number[])[] };
+
+/** A thousand long paths are a few hundred kB. */
+const MAX_FILE_BYTES = 2 ** 20;
+const FORMS = 'chain:DEPTH, static, static:NODES, dynamic:DEPTH,TOPK,TOTAL or a JSON file of paths';
+
+/**
+ * @param text one of `FORMS`; anything that is no name of a kind is a file.
+ * @throws RangeError saying what is wrong, for every tree that could not be drafted on any model.
+ */
+export function parseTreeOption(text: string): TreeOption {
+  const [, name, settings] = /^(chain|static|dynamic)(?::(.*))?$/s.exec(text) ?? [];
+  const option = name === undefined ? readPaths(text) : readSettings(text, name, settings);
+  treePolicy(option);
+  return option;
+}
+
+/** @throws RangeError where the option makes no tree. @param contextSize tokens of prompt and answer, which a path must fit in. */
+export function treePolicy(option: TreeOption, contextSize = Number.POSITIVE_INFINITY): TreePolicy {
+  const policy = buildPolicy(option);
+  const depth = policy.kind === 'fixed' ? policy.maxDepth : policy.depth + 1;
+  // The static tree was not made for this context: of it, what fits is drafted.
+  if (option.kind !== 'static' && depth >= contextSize)
+    throw new RangeError(`tree: a path of ${depth} drafted tokens does not fit in a context of ${contextSize}`);
+  return policy;
+}
+
+function buildPolicy(option: TreeOption): TreePolicy {
+  switch (option.kind) {
+    case 'chain':
+      if (!Number.isInteger(option.depth) || option.depth < 1 || option.depth >= MAX_TREE_NODES)
+        throw new RangeError(`tree: a chain has a depth of 1..${MAX_TREE_NODES - 1}, got ${option.depth}`);
+      return chainShape(option.depth);
+    case 'static':
+      return staticShape(option.nodes);
+    case 'dynamic':
+      checkDynamicTree(option);
+      return option;
+    case 'paths':
+      checkPaths(option.paths);
+      return shapeFromPaths(option.paths);
+    default:
+      return option satisfies never;
+  }
+}
+
+function readSettings(text: string, name: string, settings: string | undefined): TreeOption {
+  const numbers = settings === undefined ? [] : settings.split(',').map(wholeNumber);
+  const [first, topK, total] = numbers;
+  if (numbers.every((number) => number !== undefined)) {
+    if (name === 'chain' && numbers.length === 1) return { kind: 'chain', depth: first! };
+    if (name === 'static' && numbers.length === 0) return { kind: 'static' };
+    if (name === 'static' && numbers.length === 1) return { kind: 'static', nodes: first! };
+    if (name === 'dynamic' && numbers.length === 3)
+      return { kind: 'dynamic', depth: first!, topK: topK!, total: total! };
+  }
+  throw new RangeError(`tree: expected ${FORMS}, got "${text}"`);
+}
+
+const wholeNumber = (text: string): number | undefined => (/^\d{1,9}$/.test(text) ? Number(text) : undefined);
+
+function readPaths(file: string): TreeOption {
+  let text: string;
+  try {
+    const { size } = statSync(file);
+    if (size > MAX_FILE_BYTES) throw new RangeError(`at most ${MAX_FILE_BYTES} bytes, got ${size}`);
+    text = readFileSync(file, 'utf8');
+  } catch (cause) {
+    throw new RangeError(`tree: expected ${FORMS}, got "${file}", which cannot be read (${messageOf(cause)})`, {
+      cause,
+    });
+  }
+  try {
+    const paths: unknown = JSON.parse(text);
+    checkPaths(paths);
+    return { kind: 'paths', paths };
+  } catch (cause) {
+    throw new RangeError(`${file}: ${messageOf(cause)}`, { cause });
+  }
+}
+
+const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
+
+/** What `shapeFromPaths` cannot know: it takes any order, and any size. */
+function checkPaths(paths: unknown): asserts paths is readonly (readonly number[])[] {
+  if (!Array.isArray(paths)) throw new RangeError('tree: expected a list of paths, such as [[0], [1], [0, 0]]');
+  if (paths.length < 1 || paths.length >= MAX_TREE_NODES)
+    throw new RangeError(`tree: 1..${MAX_TREE_NODES - 1} nodes below the root, got ${paths.length}`);
+  const seen = new Set<string>(['']);
+  const given = new Set(paths.map(String));
+  for (const path of paths as readonly unknown[]) {
+    if (!isPath(path))
+      throw new RangeError(`tree: a path is a list of child ranks of 0..${MAX_CHILDREN - 1}, got ${show(path)}`);
+    const parent = path.slice(0, -1);
+    if (!seen.has(parent.join()) && given.has(parent.join()))
+      throw new RangeError(`tree: ${show(path)} comes before its parent ${show(parent)}`);
+    if (!seen.has(parent.join())) throw new RangeError(`tree: the parent of ${show(path)} is missing`);
+    if (seen.has(path.join())) throw new RangeError(`tree: ${show(path)} is given twice`);
+    seen.add(path.join());
+  }
+}
+
+function isPath(path: unknown): path is readonly number[] {
+  return (
+    Array.isArray(path) &&
+    path.length > 0 &&
+    path.every((rank) => Number.isInteger(rank) && rank >= 0 && rank < MAX_CHILDREN)
+  );
+}
+
+function show(value: unknown): string {
+  const text = JSON.stringify(value);
+  return text.length > 60 ? `${text.slice(0, 60)}…` : text;
+}
