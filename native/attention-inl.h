@@ -125,41 +125,39 @@ inline void weigh(const KvLayer& kv, int32_t head, int32_t slot, int32_t count, 
 
 // What one block of rows [first, first + rows) looks at.
 struct Reach {
-  int32_t first, rows, base, shortest, longest, extraTotal, mostExtras;
+  int32_t first, rows, base, shortest, longest, mostExtras;
+  // Each tile that holds an extra slot of the block, once; and per extra (counted over the whole layout) where its score stands.
+  const int32_t *extraTiles, *extraColumns;
+  int32_t extraTileCount;
   int32_t tiles() const { return (longest + kKvTile - 1) / kKvTile; }
   int64_t scoreStride() const { return (int64_t(tiles()) * kKvTile + mostExtras + 15) / 16 * 16; }
-  int64_t extraStride() const { return int64_t(extraTotal) * kKvTile; }
+  int64_t extraStride() const { return int64_t(extraTileCount) * kKvTile; }
   int64_t floats(int32_t group) const { return rows * group * (scoreStride() + extraStride()); }
 };
 
-inline Reach reachOf(const Layout& layout, int32_t first, int32_t rows) {
-  Reach reach{first, rows, layout.base[first], layout.prefix[first], 0, 0, 0};
+// `tiles` and `columns` have room for every extra of the layout: a block's part starts at its first extra.
+inline Reach reachOf(const Layout& layout, int32_t first, int32_t rows, int32_t* tiles, int32_t* columns) {
+  const int32_t start = layout.extrasStart[first], end = layout.extrasStart[first + rows];
+  Reach reach{first, rows, layout.base[first], layout.prefix[first], 0, 0, tiles + start, columns, 0};
   for (int32_t r = first; r < first + rows; r++) {
     const int32_t extras = layout.extrasStart[r + 1] - layout.extrasStart[r], prefix = layout.prefix[r];
     if (prefix > reach.longest) reach.longest = prefix;
     if (prefix < reach.shortest) reach.shortest = prefix;
     if (extras > reach.mostExtras) reach.mostExtras = extras;
-    reach.extraTotal += extras;
+  }
+  for (int32_t e = start; e < end; e++) {
+    const int32_t tile = layout.extras[e] / kKvTile;
+    int32_t i = 0;
+    while (i < reach.extraTileCount && tiles[start + i] != tile) i++;
+    if (i == reach.extraTileCount) tiles[start + reach.extraTileCount++] = tile;
+    columns[e] = i * kKvTile + layout.extras[e] % kKvTile;
   }
   return reach;
 }
 
-// Where among the distinct tiles of a block's extra slots, in order of first use, the tile of `slot` stands.
-inline int32_t extraTile(const Layout& layout, const Reach& reach, int32_t slot) {
-  int32_t index = 0;
-  const int32_t start = layout.extrasStart[reach.first];
-  for (int32_t e = start;; e++) {
-    const int32_t tile = layout.extras[e] / kKvTile;
-    if (tile == slot / kKvTile) return index;
-    bool seen = false;
-    for (int32_t f = start; f < e && !seen; f++) seen = layout.extras[f] / kKvTile == tile;
-    index += !seen;
-  }
-}
-
 // Scores of one KV head: tiles of the prefix that are this part's, and with the last part the tiles of extra slots, each once.
 template <class T>
-inline void scorePart(const KvLayer& kv, int32_t head, const Layout& layout, const Reach& reach, const QueryBlock& b, int32_t part, int32_t parts) {
+inline void scorePart(const KvLayer& kv, int32_t head, const Reach& reach, const QueryBlock& b, int32_t part, int32_t parts) {
   const int64_t tileStride = int64_t(kv.kvHeads) * kv.headDim * kKvTile;
   const T* keys = static_cast<const T*>(kv.keys) + int64_t(head) * kv.headDim * kKvTile;
   const T* prefixKeys = keys + reach.base / kKvTile * tileStride;
@@ -169,13 +167,8 @@ inline void scorePart(const KvLayer& kv, int32_t head, const Layout& layout, con
     scoreQueries<T, kScoreTiles>(prefixKeys + t * tileStride, tileStride, b, b.scores + int64_t(t) * kKvTile, b.scoreStride);
   for (; t < end; t++) scoreQueries<T, 1>(prefixKeys + t * tileStride, 0, b, b.scores + int64_t(t) * kKvTile, b.scoreStride);
   if (part != parts - 1) return;
-  int32_t scored = 0;
-  for (int32_t e = layout.extrasStart[reach.first]; e < layout.extrasStart[reach.first + reach.rows]; e++) {
-    const int32_t i = extraTile(layout, reach, layout.extras[e]);
-    if (i < scored) continue;
-    scored++;
-    scoreQueries<T, 1>(keys + layout.extras[e] / kKvTile * tileStride, 0, b, b.extraScores + int64_t(i) * kKvTile, b.extraStride);
-  }
+  for (int32_t i = 0; i < reach.extraTileCount; i++)
+    scoreQueries<T, 1>(keys + reach.extraTiles[i] * tileStride, 0, b, b.extraScores + int64_t(i) * kKvTile, b.extraStride);
 }
 
 // Soft-max of queries [first, end), in logical order, in place of their scores.
@@ -184,10 +177,7 @@ inline void softmaxPart(const Layout& layout, const Reach& reach, const QueryBlo
   for (int32_t q = first; q < end; q++) {
     const int32_t r = reach.first + q / b.group, prefix = layout.prefix[r], start = layout.extrasStart[r], extras = layout.extrasStart[r + 1] - start;
     float* row = b.scores + q * b.scoreStride;
-    for (int32_t e = 0; e < extras; e++) {
-      const int32_t slot = layout.extras[start + e];
-      row[prefix + e] = b.extraScores[q * b.extraStride + extraTile(layout, reach, slot) * kKvTile + slot % kKvTile];
-    }
+    for (int32_t e = 0; e < extras; e++) row[prefix + e] = b.extraScores[q * b.extraStride + reach.extraColumns[start + e]];
     softmaxRow(row, row, prefix + extras, scale);
   }
 }
@@ -215,13 +205,15 @@ template <class T>
 inline void attend(float* out, const float* qkv, int32_t stride, int32_t heads, const KvLayer& kv, const Layout& layout) {
   // Blocks of consecutive rows of one sequence; every row of a block shares `base`.
   const int32_t group = heads / kv.kvHeads, headDim = kv.headDim;
-  Reach* reaches = static_cast<Reach*>(scratch(2, size_t(layout.rows) * sizeof(Reach)));
+  const int32_t extras = layout.rows == 0 ? 0 : layout.extrasStart[layout.rows];
+  Reach* reaches = static_cast<Reach*>(scratch(2, size_t(layout.rows) * sizeof(Reach) + size_t(extras) * 8));
+  int32_t* extraTiles = reinterpret_cast<int32_t*>(reaches + layout.rows);
   int32_t blocks = 0;
   int64_t most = 0;
   for (int32_t r = 0; r < layout.rows;) {
     int32_t end = r + 1;
     while (end < layout.rows && end - r < kAttentionRows && layout.base[end] == layout.base[r]) end++;
-    reaches[blocks] = reachOf(layout, r, end - r);
+    reaches[blocks] = reachOf(layout, r, end - r, extraTiles, extraTiles + extras);
     if (reaches[blocks].floats(group) > most) most = reaches[blocks].floats(group);
     blocks++;
     r = end;
@@ -239,7 +231,7 @@ inline void attend(float* out, const float* qkv, int32_t stride, int32_t heads, 
       const Reach& reach = reaches[piece / kv.kvHeads];
       const int32_t head = piece % kv.kvHeads;
       const QueryBlock b = queryBlock(reach, head, static_cast<float*>(scratch(1, size_t(most) * 4)));
-      scorePart<T>(kv, head, layout, reach, b, 0, 1);
+      scorePart<T>(kv, head, reach, b, 0, 1);
       softmaxPart(layout, reach, b, 0, b.count);
       weighPart<T>(kv, head, layout, reach, b, 0, headDim);
     };
@@ -256,7 +248,7 @@ inline void attend(float* out, const float* qkv, int32_t stride, int32_t heads, 
     };
     parallel(pieces * parts, body);
   };
-  share([&](const Reach& reach, int32_t head, const QueryBlock& b, int32_t part) { scorePart<T>(kv, head, layout, reach, b, part, parts); });
+  share([&](const Reach& reach, int32_t head, const QueryBlock& b, int32_t part) { scorePart<T>(kv, head, reach, b, part, parts); });
   share([&](const Reach& reach, int32_t, const QueryBlock& b, int32_t part) {
     softmaxPart(layout, reach, b, b.count * part / parts, b.count * (part + 1) / parts);
   });
