@@ -130,29 +130,42 @@ struct Pass {
 };
 
 template <int R>
-inline void passOver(const Matrix& w, const Inputs& in, Pass p, int32_t first, int32_t end, const Output& o) {
+inline void passOverF32(const Matrix& w, const Inputs& in, Pass p, int32_t first, int32_t end, const Output& o) {
+  constexpr int kTogether = R == 1 ? 4 : R <= kF32TwoTiles ? 2 : 1;
+  const int64_t bytes = w.tileBytes();
+  const uint8_t* tile = w.data + first * bytes;
+  const float* x = in.f32 + int64_t(p.row) * w.cols;
+  // One pass runs a little ahead of itself; of several, each fetches its share of the next group.
+  const int32_t step = 64 / p.passes;
+  const int64_t distance = p.passes == 1 ? kF32Ahead : p.together * bytes + int64_t(p.index) * step * w.cols;
+  int32_t t = first;
+  for (; t + kTogether <= end; t += kTogether, tile += kTogether * bytes)
+    tilesF32<R, kTogether>(reinterpret_cast<const float*>(tile), bytes / 4, x, w.cols, o, p.row, t, {tile + distance, step});
+  for (; t < end; t++, tile += bytes) tilesF32<R, 1>(reinterpret_cast<const float*>(tile), 0, x, w.cols, o, p.row, t, {tile + distance, step});
+}
+
+template <int R>
+inline void passOverBlocks(const Matrix& w, const Inputs& in, Pass p, int32_t first, int32_t end, const Output& o) {
   const int64_t bytes = w.tileBytes();
   const int32_t blocks = w.blocks();
   const uint8_t* tile = w.data + first * bytes;
   const int64_t at = int64_t(p.row) * blocks;
-  if (w.dtype == Dtype::F32) {
-    constexpr int kTogether = R == 1 ? 4 : R <= kF32TwoTiles ? 2 : 1;
-    const float* x = in.f32 + int64_t(p.row) * w.cols;
-    // One pass runs a little ahead of itself; of several, each fetches its share of the next group.
-    const int32_t step = 64 / p.passes;
-    const int64_t distance = p.passes == 1 ? kF32Ahead : p.together * bytes + int64_t(p.index) * step * w.cols;
-    int32_t t = first;
-    for (; t + kTogether <= end; t += kTogether, tile += kTogether * bytes)
-      tilesF32<R, kTogether>(reinterpret_cast<const float*>(tile), bytes / 4, x, w.cols, o, p.row, t, {tile + distance, step});
-    for (; t < end; t++, tile += bytes) tilesF32<R, 1>(reinterpret_cast<const float*>(tile), 0, x, w.cols, o, p.row, t, {tile + distance, step});
-    return;
-  }
   const int32_t step = int32_t(bytes / p.passes / blocks);
   const int64_t distance = bytes + int64_t(p.index) * step * blocks;
   for (int32_t t = first; t < end; t++, tile += bytes) {
     const Ahead ahead{tile + distance, step};
     if (w.dtype == Dtype::Q8) tileQ8<R>(tile, blocks, in.quads + at * 8, in.scales + at, in.starts + at, o, p.row, t, ahead);
     else tileQ4<R>(tile, blocks, in.nibbleQuads + at * 8, in.scales + at, in.sums + at, o, p.row, t, ahead);
+  }
+}
+
+// Only the numbers of rows that rowsPerPass can give are compiled.
+template <int R>
+inline void passOver(const Matrix& w, const Inputs& in, Pass p, int32_t first, int32_t end, const Output& o) {
+  if (w.dtype == Dtype::F32) {
+    if constexpr (R <= kRowsF32) passOverF32<R>(w, in, p, first, end, o);
+  } else {
+    if constexpr (R <= kRowsInt) passOverBlocks<R>(w, in, p, first, end, o);
   }
 }
 
