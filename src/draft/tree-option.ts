@@ -87,6 +87,7 @@ function readPaths(file: string): TreeOption {
   try {
     const paths: unknown = JSON.parse(text);
     checkPaths(paths);
+    shapeFromPaths(paths);
     return { kind: 'paths', paths };
   } catch (cause) {
     throw new RangeError(`${file}: ${messageOf(cause)}`, { cause });
@@ -108,8 +109,6 @@ function checkPaths(paths: unknown): asserts paths is readonly (readonly number[
     const parent = path.slice(0, -1);
     if (!seen.has(parent.join()) && given.has(parent.join()))
       throw new RangeError(`tree: ${show(path)} comes before its parent ${show(parent)}`);
-    if (!seen.has(parent.join())) throw new RangeError(`tree: the parent of ${show(path)} is missing`);
-    if (seen.has(path.join())) throw new RangeError(`tree: ${show(path)} is given twice`);
     seen.add(path.join());
   }
 }
