@@ -9,13 +9,10 @@ import { type FetchProgress, resolveModel } from './checkpoint/hub.ts';
 import { type GenerateEvent, type GenerateOptions, generate, type Round, type StopReason } from './decode/generate.ts';
 import { type GenerationStats, StatsCollector } from './decode/stats.ts';
 import type { Drafter } from './draft/drafter.ts';
-import { EagleDrafter } from './draft/eagle.ts';
 import { EagleHead } from './draft/eagle-head.ts';
-import { NoDrafter } from './draft/none.ts';
-import { RANK_ACCEPTANCE, staticShape } from './draft/tree.ts';
+import { createDrafter, DRAFTERS, type DrafterName } from './draft/registry.ts';
 import { type TreeOption, treePolicy } from './draft/tree-option.ts';
 import type { TreePolicy } from './draft/tree-policy.ts';
-import { chooseTreeSize, measureTreeCosts } from './draft/tree-size.ts';
 import { DisposedError, RequestError } from './errors.ts';
 import { createKernels } from './kernels/choose.ts';
 import type { KernelClock } from './kernels/clocked.ts';
@@ -27,9 +24,6 @@ import type { ModelDtype } from './model/weights.ts';
 import { type ChatMessage, ChatTemplate } from './tokenizer/chat-template.ts';
 import { StopMatcher, StreamingDetokenizer } from './tokenizer/detokenizer.ts';
 import { type Tokenizer, tokenizerFromGguf, tokenizerFromJson } from './tokenizer/tokenizer.ts';
-
-export const DRAFTERS = ['none', 'eagle'] as const;
-export type DrafterName = (typeof DRAFTERS)[number];
 
 export interface EngineOptions {
   /** A path or a built-in alias. */
@@ -137,18 +131,20 @@ export class Engine implements Disposable {
       this.#own({ [Symbol.dispose]: () => kernels.dispose() });
       this.kernels = kernels;
       this.target = this.#own(loadTarget(kernels, config, source, { dtype: options.dtype ?? 'auto' }));
-      this.#drafters.set('none', new NoDrafter());
       const headDirectory = options.head ?? shippedHead(reference);
-      if (headDirectory === undefined) {
-        this.treeSize = 1;
-      } else {
-        const head = this.#own(openHead(this.target, headDirectory));
-        const tree = wanted ?? staticShape(chooseTreeSize(measureTreeCosts(this.target, head), RANK_ACCEPTANCE));
-        const drafter = this.#own(new EagleDrafter(this.target, head, tree, this.contextSize));
-        this.#drafters.set('eagle', drafter);
-        this.treeSize = drafter.maxNodes;
+      const parts = {
+        target: this.target,
+        contextSize: this.contextSize,
+        tree: wanted,
+        openHead: headDirectory === undefined ? undefined : () => openHead(this.target, headDirectory),
+      };
+      for (const name of DRAFTERS) {
+        const drafter = createDrafter(name, parts);
+        if (drafter !== undefined) this.#drafters.set(name, this.#own(drafter));
       }
-      this.#cache = this.#own(this.target.createCache(1, this.contextSize + this.treeSize));
+      this.treeSize = this.#drafters.get('eagle')?.maxNodes ?? 1;
+      const mostNodes = Math.max(...Array.from(this.#drafters.values(), ({ maxNodes }) => maxNodes));
+      this.#cache = this.#own(this.target.createCache(1, this.contextSize + mostNodes));
     } catch (error) {
       this[Symbol.dispose]();
       throw error;

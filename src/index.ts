@@ -1,10 +1,9 @@
 export type { FetchProgress } from './checkpoint/hub.ts';
 export type { SamplingOptions } from './decode/sampler.ts';
 export type { GenerationStats } from './decode/stats.ts';
+export { DRAFTERS, type DrafterName } from './draft/registry.ts';
 export type { TreeOption } from './draft/tree-option.ts';
 export {
-  DRAFTERS,
-  type DrafterName,
   type Engine,
   type EngineOptions,
   loadEngine,

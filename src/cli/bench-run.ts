@@ -5,7 +5,8 @@
 import { writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import type { Command } from 'commander';
-import type { DrafterName, Engine, TextOptions, TextResult } from '../engine.ts';
+import type { DrafterName } from '../draft/registry.ts';
+import type { Engine, TextOptions, TextResult } from '../engine.ts';
 import { RequestError } from '../errors.ts';
 import type { KernelClock } from '../kernels/clocked.ts';
 import { type ModelOptions, openEngine, positiveNumber, realNumber, wholeNumber, withModelOptions } from './common.ts';

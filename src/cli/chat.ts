@@ -4,7 +4,8 @@
 import { createInterface } from 'node:readline';
 import { styleText } from 'node:util';
 import type { Command } from 'commander';
-import type { DrafterName, Engine, TextChunk, TextResult } from '../engine.ts';
+import type { DrafterName } from '../draft/registry.ts';
+import type { Engine, TextChunk, TextResult } from '../engine.ts';
 import { RequestError } from '../errors.ts';
 import type { ChatMessage } from '../tokenizer/chat-template.ts';
 import {

@@ -1,8 +1,9 @@
 /** Options and helpers that several commands share. */
 
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { DRAFTERS, type DrafterName } from '../draft/registry.ts';
 import { parseTreeOption, type TreeOption } from '../draft/tree-option.ts';
-import { DEFAULT_MODEL, DRAFTERS, type DrafterName, type Engine, type EngineOptions, loadEngine } from '../engine.ts';
+import { DEFAULT_MODEL, type Engine, type EngineOptions, loadEngine } from '../engine.ts';
 import { MODEL_DTYPES, type ModelDtype } from '../model/weights.ts';
 import { formatBytes } from './format.ts';
 import { FetchReporter } from './progress.ts';

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import type { Command } from 'commander';
-import type { DrafterName, Engine, TextOptions } from '../engine.ts';
+import type { DrafterName } from '../draft/registry.ts';
+import type { Engine, TextOptions } from '../engine.ts';
 import { RequestError } from '../errors.ts';
 import {
   type ModelOptions,

@@ -1,13 +1,7 @@
 /** The real model and its head: the same text, ids and stop reason with and without drafts, wherever the text is cut. */
 import { afterAll, describe, expect, it } from 'vitest';
-import {
-  type DrafterName,
-  type Engine,
-  loadEngine,
-  type TextChunk,
-  type TextOptions,
-  type TextResult,
-} from '../../src/engine.ts';
+import type { DrafterName } from '../../src/draft/registry.ts';
+import { type Engine, loadEngine, type TextChunk, type TextOptions, type TextResult } from '../../src/engine.ts';
 import type { ChatMessage } from '../../src/tokenizer/chat-template.ts';
 
 const engine = await loadEngine({ dtype: 'q8', treeSize: 12, contextSize: 256 });

@@ -1,0 +1,51 @@
+/**
+ * All drafters, by name: a new one is a file of its own and a line here, and has to keep the contract that test/draft/contract.test.ts
+ * holds every line against.
+ */
+import type { TargetModel } from '../model/target.ts';
+import type { Drafter } from './drafter.ts';
+import { EagleDrafter } from './eagle.ts';
+import type { EagleHead } from './eagle-head.ts';
+import { NoDrafter } from './none.ts';
+import { RANK_ACCEPTANCE, staticShape } from './tree.ts';
+import type { TreePolicy } from './tree-policy.ts';
+import { chooseTreeSize, measureTreeCosts } from './tree-size.ts';
+
+/** What there is to make drafters from. */
+export interface DrafterParts {
+  readonly target: TargetModel;
+  /** Tokens of prompt and answer together. */
+  readonly contextSize: number;
+  /** Absent where the model has no head. What it opens belongs to the drafter. */
+  readonly openHead?: (() => EagleHead) | undefined;
+  /** The tree that was asked for; absent leaves it to measurement. */
+  readonly tree?: TreePolicy | undefined;
+}
+
+/** Undefined where a part is missing. */
+type Make = (parts: DrafterParts) => Drafter | undefined;
+
+const REGISTRY = {
+  none: () => new NoDrafter(),
+  eagle: makeEagle,
+} satisfies Readonly<Record<string, Make>>;
+
+export type DrafterName = keyof typeof REGISTRY;
+export const DRAFTERS = Object.keys(REGISTRY) as readonly DrafterName[];
+
+/** The named drafter, which the caller owns; undefined where `parts` lacks what it is made of. */
+export function createDrafter(name: DrafterName, parts: DrafterParts): Drafter | undefined {
+  return REGISTRY[name](parts);
+}
+
+function makeEagle({ target, contextSize, openHead, tree }: DrafterParts): Drafter | undefined {
+  if (openHead === undefined) return undefined;
+  const head = openHead();
+  try {
+    const policy = tree ?? staticShape(chooseTreeSize(measureTreeCosts(target, head), RANK_ACCEPTANCE));
+    return new EagleDrafter(target, head, policy, contextSize);
+  } catch (error) {
+    head[Symbol.dispose]();
+    throw error;
+  }
+}
