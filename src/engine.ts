@@ -50,6 +50,11 @@ export interface TextOptions extends Omit<GenerateOptions, 'contextSize'> {
   /** Strings that end the text; they are not part of it. */
   readonly stop?: readonly string[];
   readonly signal?: AbortSignal;
+  /**
+   * Sees every round with its tree, as it was drafted and verified; valid during the call. What it throws ends the text.
+   * @param kept tokens of the round that became output: a stop may end the text within it.
+   */
+  readonly onRound?: (round: Round, kept: number) => void;
 }
 
 export interface TextToken {
@@ -179,7 +184,7 @@ export class Engine implements Disposable {
       throw new RequestError('drafter', `"${name}" is not loaded: give the directory of its head`);
     this.#busy = true;
     try {
-      const answer = new Answer(promptIds, this.tokenizer, options.stop ?? []);
+      const answer = new Answer(promptIds, this.tokenizer, options);
       const endTokens = options.endTokens ?? this.tokenizer?.endTokens;
       const rounds = generate(this.target, drafter, this.#cache, promptIds, {
         ...options,
@@ -198,7 +203,7 @@ export class Engine implements Disposable {
       }
       const held = answer.end();
       if (held !== '') yield { text: held, tokens: [] };
-      return answer.result;
+      return answer.result(drafter.plainRoundMs);
     } finally {
       this.#busy = false;
     }
@@ -250,15 +255,17 @@ class Answer {
   readonly #detokenizer: StreamingDetokenizer | undefined;
   readonly #matcher: StopMatcher;
   readonly #collector: StatsCollector;
+  readonly #onRound: TextOptions['onRound'];
   readonly #newIds: number[] = [];
   #text = '';
   stopReason: TextResult['stopReason'] | undefined;
 
-  constructor(promptIds: readonly number[], tokenizer: Tokenizer | undefined, stop: readonly string[]) {
+  constructor(promptIds: readonly number[], tokenizer: Tokenizer | undefined, options: TextOptions) {
     this.#promptIds = promptIds;
     this.#detokenizer = tokenizer && new StreamingDetokenizer(tokenizer);
-    this.#matcher = new StopMatcher(stop);
+    this.#matcher = new StopMatcher(options.stop ?? []);
     this.#collector = new StatsCollector(promptIds.length);
+    this.#onRound = options.onRound;
   }
 
   /** @param milliseconds that the event took to compute. */
@@ -269,6 +276,7 @@ class Answer {
     }
     const tokens = this.#takeTokens(event);
     this.#collector.round(event, tokens.length, milliseconds);
+    if (event.tree !== undefined) this.#onRound?.(event, tokens.length);
     const text = tokens.map((token) => token.text).join('');
     this.#text += text;
     return { text, tokens };
@@ -307,13 +315,13 @@ class Answer {
     return rest;
   }
 
-  get result(): TextResult {
+  result(plainRoundMs: number | undefined): TextResult {
     return {
       text: this.#text,
       promptIds: this.#promptIds,
       newIds: this.#newIds,
       stopReason: this.stopReason ?? 'abort',
-      stats: this.#collector.stats,
+      stats: this.#collector.stats(plainRoundMs),
     };
   }
 }

@@ -5,12 +5,13 @@
 import { writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import type { Command } from 'commander';
+import type { DepthAcceptance, GenerationStats } from '../decode/stats.ts';
 import type { DrafterName } from '../draft/registry.ts';
 import type { Engine, TextOptions, TextResult } from '../engine.ts';
 import { RequestError } from '../errors.ts';
 import type { KernelClock } from '../kernels/clocked.ts';
 import { type ModelOptions, openEngine, positiveNumber, realNumber, wholeNumber, withModelOptions } from './common.ts';
-import { formatTable } from './format.ts';
+import { formatCount, formatTable } from './format.ts';
 import { ProgressBar } from './progress.ts';
 import { DEFAULT_PROMPTS, type PromptEntry, readPrompts } from './prompts.ts';
 import { mean, median, sum } from './statistics.ts';
@@ -42,15 +43,11 @@ interface Row {
   readonly id: string;
   readonly task: string;
   readonly drafter: DrafterName;
-  readonly newTokens: number;
-  readonly rounds: number;
-  /** Of decoding, prefill not counted; likewise all that follows. */
-  readonly ms: number;
-  readonly acceptanceLength: number;
-  readonly treeSize: number;
   /** To the baseline's text, token for token. */
   readonly identical: boolean;
-  readonly phases: Phases;
+  readonly stats: GenerationStats;
+  /** Milliseconds of decoding, prefill not counted. */
+  readonly outsideNativeMs: number;
 }
 
 const PHASES = ['draft', 'verify', 'sample', 'commit', 'outsideNative'] as const;
@@ -111,24 +108,14 @@ async function askAll(
       answers.set(drafter, await ask(engine, clock, messages, { maxTokens, temperature, seed, drafter }));
     const baseline = answers.get(drafters[0]!)!.result.newIds.join();
     for (const [drafter, { result, nativeMs }] of answers) {
-      const { stats } = result;
+      const { newIds, stats } = result;
       rows.push({
         id,
         task,
         drafter,
-        newTokens: stats.newTokens,
-        rounds: stats.rounds,
-        ms: stats.decodeMs,
-        acceptanceLength: stats.acceptanceLength,
-        treeSize: stats.treeSize,
-        identical: result.newIds.join() === baseline,
-        phases: {
-          draft: stats.draftMs,
-          verify: stats.verifyMs,
-          sample: stats.sampleMs,
-          commit: stats.commitMs,
-          outsideNative: stats.decodeMs - nativeMs,
-        },
+        identical: newIds.join() === baseline,
+        stats,
+        outsideNativeMs: stats.decodeMs - nativeMs,
       });
     }
     progress.update(index + 1);
@@ -168,50 +155,68 @@ interface DrafterSummary extends TaskSummary {
   /** Milliseconds per round. */
   readonly roundMs: number;
   readonly phases: Phases;
+  /** Of a round: what the head takes, its tree's growth included. */
+  readonly draftShare: number;
+  readonly acceptanceByDepth: readonly DepthAcceptance[];
   readonly byTask: Readonly<Record<string, TaskSummary>>;
 }
 
 type Summary = Readonly<Record<string, DrafterSummary>>;
 
 function summarise(all: readonly Row[], drafters: readonly DrafterName[]): Summary {
-  const decoded = all.filter((row) => row.rounds > 0); // an answer of one token has no decoding to time
+  const decoded = all.filter((row) => row.stats.rounds > 0); // an answer of one token has no decoding to time
   const of = (drafter: DrafterName, task?: string): Row[] =>
     decoded.filter((row) => row.drafter === drafter && (task === undefined || row.task === task));
-  const rate = (rows: readonly Row[]): number => mean(rows.map((row) => ((row.newTokens - 1) / row.ms) * 1000));
+  const rate = (rows: readonly Row[]): number => mean(rows.map(({ stats }) => stats.tokensPerSecond));
+  const perRound = (rows: readonly Row[], pick: (row: Row) => number): number =>
+    sum(rows.map(pick)) / sum(rows.map((row) => row.stats.rounds));
   const gain = (drafter: DrafterName, task?: string): TaskSummary => {
     const rows = of(drafter, task);
     return {
       speedup: rate(rows) / rate(of(drafters[0]!, task)),
-      acceptanceLength: sum(rows.map((row) => row.newTokens - 1)) / sum(rows.map((row) => row.rounds)),
+      acceptanceLength: perRound(rows, ({ stats }) => stats.newTokens - 1),
     };
   };
-  const plainMs = new Map(of(drafters[0]!).map((row) => [row.id, row.ms]));
+  const plainMs = new Map(of(drafters[0]!).map((row) => [row.id, row.stats.decodeMs]));
   return Object.fromEntries(
     drafters.map((drafter): [string, DrafterSummary] => {
       const rows = of(drafter);
-      const perRound = (pick: (row: Row) => number): number => sum(rows.map(pick)) / sum(rows.map((row) => row.rounds));
+      const roundMs = perRound(rows, ({ stats }) => stats.decodeMs);
+      const draft = perRound(rows, ({ stats }) => stats.draftMs);
       const tasks = [...new Set(rows.map((row) => row.task))];
       return [
         drafter,
         {
           ...gain(drafter),
-          medianSpeedup: median(rows.map((row) => (plainMs.get(row.id) ?? Number.NaN) / row.ms)),
-          treeSize: mean(rows.map((row) => row.treeSize)),
+          medianSpeedup: median(rows.map((row) => (plainMs.get(row.id) ?? Number.NaN) / row.stats.decodeMs)),
+          treeSize: mean(rows.map((row) => row.stats.treeSize)),
           tokensPerSecond: rate(rows),
           identical: all.every((row) => row.drafter !== drafter || row.identical),
-          roundMs: perRound((row) => row.ms),
+          roundMs,
+          draftShare: draft / roundMs,
           phases: {
-            draft: perRound((row) => row.phases.draft),
-            verify: perRound((row) => row.phases.verify),
-            sample: perRound((row) => row.phases.sample),
-            commit: perRound((row) => row.phases.commit),
-            outsideNative: perRound((row) => row.phases.outsideNative),
+            draft,
+            verify: perRound(rows, ({ stats }) => stats.verifyMs),
+            sample: perRound(rows, ({ stats }) => stats.sampleMs),
+            commit: perRound(rows, ({ stats }) => stats.commitMs),
+            outsideNative: perRound(rows, (row) => row.outsideNativeMs),
           },
+          acceptanceByDepth: sumByDepth(rows.map(({ stats }) => stats.acceptanceByDepth)),
           byTask: Object.fromEntries(tasks.map((task) => [task, gain(drafter, task)])),
         },
       ];
     }),
   );
+}
+
+/** Over all rounds of all answers: from depth 1 on, as deep as any went. */
+function sumByDepth(answers: readonly (readonly DepthAcceptance[])[]): DepthAcceptance[] {
+  const deepest = Math.max(0, ...answers.map((depths) => depths.length));
+  return Array.from({ length: deepest }, (_, i) => {
+    const verified = sum(answers.map((depths) => depths[i]?.verified ?? 0));
+    const accepted = sum(answers.map((depths) => depths[i]?.accepted ?? 0));
+    return { verified, accepted, rate: accepted / verified };
+  });
 }
 
 function print(summary: Summary, { kernels }: Engine): void {
@@ -245,6 +250,21 @@ function print(summary: Summary, { kernels }: Engine): void {
     ),
   );
   write('\n');
+  for (const [name, { acceptanceByDepth, draftShare }] of drafters) {
+    if (acceptanceByDepth.length === 0) continue;
+    write(`${name}: the head takes ${(draftShare * 100).toFixed(1)} % of a round\n`);
+    write(
+      formatTable(
+        ['depth', ...acceptanceByDepth.map((_, i) => `${i + 1}`)],
+        [
+          ['acceptance rate', ...acceptanceByDepth.map(({ rate }) => rate.toFixed(2))],
+          ['accepted', ...acceptanceByDepth.map(({ accepted }) => formatCount(accepted))],
+          ['of rounds that got there', ...acceptanceByDepth.map(({ verified }) => formatCount(verified))],
+        ],
+      ),
+    );
+    write('\n');
+  }
   const tasks = Object.keys(drafters[0]![1].byTask);
   write(
     formatTable(

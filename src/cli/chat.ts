@@ -4,6 +4,7 @@
 import { createInterface } from 'node:readline';
 import { styleText } from 'node:util';
 import type { Command } from 'commander';
+import { speedupOver } from '../decode/stats.ts';
 import type { DrafterName } from '../draft/registry.ts';
 import type { Engine, TextChunk, TextResult } from '../engine.ts';
 import { RequestError } from '../errors.ts';
@@ -31,8 +32,8 @@ interface Session {
   messages: ChatMessage[];
   drafter: DrafterName;
   showDrafts: boolean;
-  /** Tokens/s of plain decoding, once it is known. */
-  plainRate: number | undefined;
+  /** What plain decoding takes for a token, once it was measured. */
+  plainRoundMs: number | undefined;
   quit: boolean;
 }
 
@@ -58,7 +59,7 @@ async function chat(flags: Flags): Promise<void> {
     messages: [],
     drafter: flags.drafter ?? engine.drafters.at(-1)!,
     showDrafts: flags.showDrafts ?? false,
-    plainRate: undefined,
+    plainRoundMs: undefined,
     quit: false,
   };
   forget(session);
@@ -161,15 +162,15 @@ async function close(session: Session, ids: readonly number[], result: TextResul
   const { stats, stopReason } = result;
   const { tokensPerSecond, acceptanceLength, treeSize, rounds } = stats;
   const parts = rounds === 0 ? [] : [`${tokensPerSecond.toFixed(0)} tokens/s`];
-  if (rounds > 0 && session.drafter === 'none') {
-    session.plainRate = tokensPerSecond;
-  } else if (rounds > 0) {
+  if (rounds > 0 && session.drafter !== 'none') {
     parts.push(`acceptance length ${acceptanceLength.toFixed(2)}`, `trees of ${treeSize.toFixed(1)}`);
-    if (stopReason !== 'abort') session.plainRate ??= await measurePlainRate(session, ids, result);
-    const { plainRate } = session;
-    if (plainRate !== undefined)
-      parts.push(`${(tokensPerSecond / plainRate).toFixed(2)}x plain decoding's ${plainRate.toFixed(0)}`);
-  }
+    if (stopReason !== 'abort') session.plainRoundMs ??= await measurePlainRound(session, ids, result);
+    const plainRoundMs = session.plainRoundMs ?? stats.plainRoundMs;
+    if (plainRoundMs !== undefined)
+      parts.push(
+        `${speedupOver(plainRoundMs, stats).toFixed(2)}x plain decoding's ${(1000 / plainRoundMs).toFixed(0)}`,
+      );
+  } else if (rounds > 0) session.plainRoundMs = stats.plainRoundMs ?? session.plainRoundMs;
   note(session, [...parts, STOP_WORDS[stopReason]].filter((part) => part !== '').join(' · '));
 }
 
@@ -185,7 +186,7 @@ const STOP_WORDS: { readonly [R in TextResult['stopReason']]: string } = {
  * The end of the same answer, decoded plainly: what comes before is in the cache, and so is the whole answer for the next message. Once a
  * session; a plain answer replaces it.
  */
-async function measurePlainRate(
+async function measurePlainRound(
   { engine, flags }: Session,
   ids: readonly number[],
   { newIds }: TextResult,
@@ -195,9 +196,7 @@ async function measurePlainRate(
   const stream = engine.stream(beginning, { ...flags, drafter: 'none', maxTokens: 1 + steps });
   for (;;) {
     const next = await stream.next();
-    if (!next.done) continue;
-    const { rounds, tokensPerSecond } = next.value.stats;
-    return rounds < PLAIN_STEPS / 2 ? undefined : tokensPerSecond;
+    if (next.done) return next.value.stats.plainRoundMs;
   }
 }
 

@@ -13,7 +13,7 @@ import { COMMITTED, ForwardBatch } from '../model/forward-batch.ts';
 import type { KvCache, KvSequence } from '../model/kv-cache.ts';
 import type { ForwardOutput, TargetModel } from '../model/target.ts';
 import { Sampler, type SamplingOptions } from './sampler.ts';
-import { createVerdict, verifyMatch } from './verify.ts';
+import { createVerdict, type Verdict, verifyMatch } from './verify.ts';
 
 export type StopReason = 'endToken' | 'maxTokens' | 'contextLimit';
 
@@ -46,6 +46,11 @@ export interface Round {
   readonly drafted: number;
   /** Nodes of the tree, root included; 0 for the token that prefill yields. */
   readonly treeSize: number;
+  /** What was drafted and what of it stood, whether or not the text ended within; valid until the next round. Prefill's token has neither. */
+  readonly tree: DraftTree | undefined;
+  readonly verdict: Readonly<Verdict> | undefined;
+  /** Tokens that the target's cache held before the round: all of the text but the last, the root, whose position this is. */
+  readonly committed: number;
   readonly stopReason: StopReason | undefined;
   readonly times: Readonly<RoundTimes>;
 }
@@ -117,7 +122,8 @@ export function* generate(
   text[length] = sampler.choose(output.logits, 0, context, length);
   options.onLogits?.(length, output.logits.row(0));
   let stopReason = emit(1);
-  yield { type: 'round', tokens, drafted: 0, treeSize: 0, stopReason, times };
+  const undrafted = { drafted: 0, treeSize: 0, tree: undefined, verdict: undefined };
+  yield { type: 'round', tokens, ...undrafted, committed: prompt.length, stopReason, times };
 
   let tree!: DraftTree;
   // The target's own token after a node of the tree, given the path down to it.
@@ -143,6 +149,7 @@ export function* generate(
     const sampled = performance.now();
 
     const accepted = verdict.pathLength - 1;
+    const committed = length - 1;
     stopReason = emit(accepted + 1);
     // The root and the accepted drafts that were emitted are in the cache; the last emitted token never is.
     const kept = tokens.length;
@@ -154,7 +161,8 @@ export function* generate(
     times.verify = verified - drafted;
     times.sample = sampled - verified;
     times.commit = performance.now() - sampled;
-    yield { type: 'round', tokens, drafted: Math.min(accepted, kept), treeSize: tree.size, stopReason, times };
+    const drafts = Math.min(accepted, kept);
+    yield { type: 'round', tokens, drafted: drafts, treeSize: tree.size, tree, verdict, committed, stopReason, times };
   }
 }
 

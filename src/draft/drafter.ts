@@ -6,6 +6,8 @@ export interface Drafter extends Disposable {
   readonly name: string;
   /** Most nodes of a tree, root included. */
   readonly maxNodes: number;
+  /** Milliseconds of a round that drafts nothing, where the drafter has measured it. */
+  readonly plainRoundMs?: number | undefined;
   /**
    * A new text, of which the target still holds the first `held` tokens. Keeps what it has seen of them and forgets the rest; returns how
    * many it needs not observe again: the target computes the others once more, for their features.

@@ -241,12 +241,19 @@ describe('bench', () => {
     const { code, stdout } = await eaglet(['bench', 'run', '--limit', '2', '-n', '12', '--json', out]);
     expect(code).toBe(0);
     expect(stdout).toContain('outside native calls');
+    expect(stdout).toMatch(/eagle: the head takes \d+\.\d % of a round\ndepth +1/);
     const report = json(readFileSync(out, 'utf8')) as { rows: object[]; summary: Record<string, object> };
     expect(report.rows).toHaveLength(4);
-    expect(report.rows[0]).toMatchObject({ id: 'mt_bench/1', task: 'mt_bench', drafter: 'none', newTokens: 12 });
+    expect(report.rows[0]).toMatchObject({
+      id: 'mt_bench/1',
+      task: 'mt_bench',
+      drafter: 'none',
+      stats: { newTokens: 12 },
+    });
     expect(report.summary.none).toMatchObject({ speedup: 1, acceptanceLength: 1, treeSize: 1, identical: true });
     expect(report.summary.eagle).toMatchObject({
       identical: true,
+      draftShare: expect.any(Number),
       byTask: { mt_bench: { speedup: expect.any(Number), acceptanceLength: expect.any(Number) } },
     });
   });

@@ -3,6 +3,7 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type GenerateOptions, generate } from '../../src/decode/generate.ts';
+import { StatsCollector } from '../../src/decode/stats.ts';
 import type { Drafter } from '../../src/draft/drafter.ts';
 import { EagleDrafter } from '../../src/draft/eagle.ts';
 import { NoDrafter } from '../../src/draft/none.ts';
@@ -51,7 +52,9 @@ beforeAll(() => {
     using drafter = make();
     using cache = target.createCache(1, 2048 + 16);
     for (const options of Object.values(LAWS)) {
-      for (const _ of generate(target, drafter, cache, [1, 2, 3], options));
+      const collector = new StatsCollector(3);
+      for (const event of generate(target, drafter, cache, [1, 2, 3], options))
+        if (event.type === 'round') collector.round(event, event.tokens.length, 1.5);
     }
   }
 });
@@ -61,14 +64,19 @@ describe.each(Object.entries(DRAFTERS))('%s', (_, make) => {
     using drafter = make();
     using cache = target.createCache(1, 2048 + 16);
     const rounds = generate(target, drafter, cache, [1, 2, 3], options);
-    for (let i = 0; i < WARM_UP; i++) rounds.next();
+    const collector = new StatsCollector(3); // counting costs nothing either
+    const step = (): void => {
+      const { value } = rounds.next();
+      if (value?.type === 'round') collector.round(value, value.tokens.length, 1.5);
+    };
+    for (let i = 0; i < WARM_UP; i++) step();
     const garbage: number[] = [];
     const growth: number[] = [];
     const { arrayBuffers } = process.memoryUsage();
     for (let window = 0; window < WINDOWS; window++) {
       collect();
       const before = process.memoryUsage().heapUsed;
-      for (let i = 0; i < ROUNDS; i++) rounds.next();
+      for (let i = 0; i < ROUNDS; i++) step();
       const churned = process.memoryUsage().heapUsed;
       collect();
       garbage.push((churned - before) / ROUNDS);

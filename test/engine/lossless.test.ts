@@ -33,7 +33,7 @@ async function both(options: TextOptions, on: Engine = engine): Promise<TextResu
   expect(chunks.flatMap((chunk) => chunk.tokens.map((token) => token.id))).toEqual(drafted.newIds);
   expect(chunks.map((chunk) => chunk.text).join('')).toBe(drafted.text);
   const guessed = chunks.flatMap((chunk) => chunk.tokens).filter((token) => token.drafted).length;
-  expect(drafted.stats.acceptedTokens).toBe(guessed);
+  expect(drafted.stats.counters.num_accepted_tokens).toBe(guessed);
   return drafted;
 }
 
