@@ -6,11 +6,20 @@ import { writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import type { Command } from 'commander';
 import type { DepthAcceptance, GenerationStats } from '../decode/stats.ts';
+import type { VerifierName } from '../decode/verifier.ts';
 import type { DrafterName } from '../draft/registry.ts';
 import type { Engine, TextOptions, TextResult } from '../engine.ts';
 import { RequestError } from '../errors.ts';
 import type { KernelClock } from '../kernels/clocked.ts';
-import { type ModelOptions, openEngine, positiveNumber, realNumber, wholeNumber, withModelOptions } from './common.ts';
+import {
+  type ModelOptions,
+  openEngine,
+  positiveNumber,
+  realNumber,
+  verifyOption,
+  wholeNumber,
+  withModelOptions,
+} from './common.ts';
 import { formatCount, formatTable } from './format.ts';
 import { ProgressBar } from './progress.ts';
 import { DEFAULT_PROMPTS, type PromptEntry, readPrompts } from './prompts.ts';
@@ -23,6 +32,7 @@ interface Flags extends ModelOptions {
   readonly maxTokens: number;
   readonly temperature: number;
   readonly seed: number;
+  readonly verify: VerifierName;
   readonly json?: string;
 }
 
@@ -34,6 +44,7 @@ export function register(bench: Command): void {
     .option('-n, --max-tokens <n>', 'new tokens per question', positiveNumber, 128)
     .option('-t, --temperature <x>', '0 takes the likeliest token', realNumber, 0)
     .option('--seed <n>', 'same seed, same text', wholeNumber, 0)
+    .addOption(verifyOption())
     .option('--json <file>', 'write all rows and the summary')
     .action(run);
 }
@@ -60,7 +71,7 @@ async function run(flags: Flags): Promise<void> {
   const drafters = readDrafters(flags.drafters, engine);
   const questions = readPrompts(flags.prompts ?? DEFAULT_PROMPTS, flags.limit);
   const rows = await askAll(engine, clock, questions, drafters, flags);
-  const { maxTokens, temperature, seed, dtype, model, limit, treeSize, tree, head } = flags;
+  const { maxTokens, temperature, seed, verify, dtype, model, limit, treeSize, tree, head } = flags;
   const report = {
     machine: { cpu: cpus()[0]?.model, isa: engine.kernels.isa, threads: engine.kernels.threads, node: process.version },
     settings: {
@@ -75,12 +86,13 @@ async function run(flags: Flags): Promise<void> {
       maxTokens,
       temperature,
       seed,
+      verify,
     },
     rows,
     summary: summarise(rows, drafters),
   };
   if (flags.json !== undefined) writeFileSync(flags.json, `${JSON.stringify(report)}\n`);
-  print(report.summary, engine);
+  print(report.summary, engine, flags);
 }
 
 function readDrafters(list: string, engine: Engine): readonly DrafterName[] {
@@ -97,15 +109,16 @@ async function askAll(
   clock: KernelClock,
   questions: readonly PromptEntry[],
   drafters: readonly DrafterName[],
-  { maxTokens, temperature, seed }: Flags,
+  { maxTokens, temperature, seed, verify }: Flags,
 ): Promise<readonly Row[]> {
   const rows: Row[] = [];
   using progress = new ProgressBar('questions', questions.length);
-  for (const drafter of drafters) await engine.complete(questions[0]!.messages, { maxTokens: 16, drafter }); // warms up
+  const options = { temperature, seed, verify };
+  for (const drafter of drafters) await engine.complete(questions[0]!.messages, { ...options, maxTokens: 16, drafter }); // warms up
   for (const [index, { id, task, messages }] of questions.entries()) {
     const answers = new Map<DrafterName, { result: TextResult; nativeMs: number }>();
     for (const drafter of index % 2 === 0 ? drafters : [...drafters].reverse())
-      answers.set(drafter, await ask(engine, clock, messages, { maxTokens, temperature, seed, drafter }));
+      answers.set(drafter, await ask(engine, clock, messages, { ...options, maxTokens, drafter }));
     const baseline = answers.get(drafters[0]!)!.result.newIds.join();
     for (const [drafter, { result, nativeMs }] of answers) {
       const { newIds, stats } = result;
@@ -219,9 +232,11 @@ function sumByDepth(answers: readonly (readonly DepthAcceptance[])[]): DepthAcce
   });
 }
 
-function print(summary: Summary, { kernels }: Engine): void {
+function print(summary: Summary, { kernels }: Engine, { verify, temperature }: Flags): void {
   const drafters = Object.entries(summary);
   const write = (text: string) => process.stdout.write(text);
+  const sameText = verify === 'match' || temperature === 0; // else only the law is the same
+  const identicalText = ({ identical }: DrafterSummary): string => (identical ? 'yes' : sameText ? 'NO' : 'same law');
   write(`${kernels.isa} · ${kernels.threads} threads\n\n`);
   write(
     formatTable(
@@ -233,7 +248,7 @@ function print(summary: Summary, { kernels }: Engine): void {
         s.acceptanceLength.toFixed(2),
         s.treeSize.toFixed(1),
         s.tokensPerSecond.toFixed(1),
-        s.identical ? 'yes' : 'NO',
+        identicalText(s),
       ]),
     ),
   );

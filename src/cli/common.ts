@@ -1,6 +1,7 @@
 /** Options and helpers that several commands share. */
 
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { VERIFIERS, type VerifierName } from '../decode/verifier.ts';
 import { DRAFTERS, type DrafterName } from '../draft/registry.ts';
 import { parseTreeOption, type TreeOption } from '../draft/tree-option.ts';
 import { DEFAULT_MODEL, type Engine, type EngineOptions, loadEngine } from '../engine.ts';
@@ -28,6 +29,7 @@ export interface SamplingFlags {
   readonly maxTokens?: number;
   readonly stop?: string[];
   readonly drafter?: DrafterName;
+  readonly verify: VerifierName;
 }
 
 export function wholeNumber(text: string): number {
@@ -90,7 +92,14 @@ export function withSamplingOptions(command: Command): Command {
     .option('--seed <n>', 'same seed, same text', wholeNumber, 0)
     .option('-n, --max-tokens <n>', 'new tokens at most', positiveNumber)
     .option('--stop <text...>', 'strings that end the text')
-    .addOption(new Option('--drafter <name>', 'who guesses ahead').choices(DRAFTERS));
+    .addOption(new Option('--drafter <name>', 'who guesses ahead').choices(DRAFTERS))
+    .addOption(verifyOption());
+}
+
+export function verifyOption(): Option {
+  return new Option('--verify <how>', 'match: the text of plain decoding; multi-round: of its law only, drafts drawn')
+    .choices(VERIFIERS)
+    .default('match');
 }
 
 /** Fetches the model if need be, with progress, and loads it. */

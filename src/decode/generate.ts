@@ -1,11 +1,12 @@
 /**
- * The loop. A round: the drafter proposes a tree below the last drawn token, the target looks at the whole tree in one forward, match
- * verification keeps the path that the target would have written itself and draws one token more, both caches keep that path.
+ * The loop. A round: the drafter proposes a tree below the last drawn token, the target looks at the whole tree in one forward, the
+ * verifier keeps a path that is as good as the target's own and draws one token more, both caches keep that path.
  * Plain decoding is the drafter that proposes a tree of one node.
  *
  * Knows token ids only; nothing of text. Synchronous: it yields before every prefill chunk and after every round, and whoever drives it
  * decides whether to go on. What the caches hold of the prompt from the text before is not computed again.
  */
+import type { DraftSampling } from '../draft/draft-laws.ts';
 import { checkProposal, type Drafter } from '../draft/drafter.ts';
 import type { DraftTree } from '../draft/tree.ts';
 import { RequestError } from '../errors.ts';
@@ -13,7 +14,8 @@ import { COMMITTED, ForwardBatch } from '../model/forward-batch.ts';
 import type { KvCache, KvSequence } from '../model/kv-cache.ts';
 import type { ForwardOutput, TargetModel } from '../model/target.ts';
 import { Sampler, type SamplingOptions } from './sampler.ts';
-import { createVerdict, type Verdict, verifyMatch } from './verify.ts';
+import { createVerifier, type VerifierName } from './verifier.ts';
+import { createVerdict, type Verdict } from './verify.ts';
 
 export type StopReason = 'endToken' | 'maxTokens' | 'contextLimit';
 
@@ -24,6 +26,11 @@ export interface GenerateOptions extends SamplingOptions {
   readonly contextSize?: number;
   /** Tokens that end the text; the one drawn is the last of the output. */
   readonly endTokens?: ReadonlySet<number>;
+  /**
+   * `match` (default) writes plain decoding's text for the same seed. `multi-round` draws guesses and accepts by chance: text of the same
+   * law, but not the same text; at temperature 0 it is `match`.
+   */
+  readonly verify?: VerifierName;
   /** Rows of a prefill forward. */
   readonly prefillChunk?: number;
   /** Sees the logits [V] that each emitted token was drawn from, before penalties; valid during the call. Positions count from the prompt's start. */
@@ -85,7 +92,7 @@ export function* generate(
   const text = new Int32Array(contextSize + drafter.maxNodes + 1); // prompt, then what was drawn, then the path being verified
   text.set(prompt);
   let length = prompt.length;
-  const context = { tokens: text, length, promptLength: prompt.length };
+  const verifier = createVerifier(options.verify ?? 'match', sampler, vocabSize, text, prompt.length);
   const verdict = createVerdict(drafter.maxNodes);
   const tokens: number[] = [];
   const times: RoundTimes = { draft: 0, verify: 0, sample: 0, commit: 0 };
@@ -107,7 +114,7 @@ export function* generate(
     return stopReason;
   };
 
-  const cached = keepSharedPrefix(sequence, drafter, prompt);
+  const cached = keepSharedPrefix(sequence, drafter, prompt, verifier.draftSampling);
   let output!: ForwardOutput;
   for (let start = cached; start < prompt.length; start += prefillChunk) {
     yield { type: 'prefill', cached, processed: start, total: prompt.length };
@@ -119,32 +126,24 @@ export function* generate(
     sequence.commitAll();
     drafter.observe(batch.tokens, output.features, rows, batch.rows);
   }
-  text[length] = sampler.choose(output.logits, 0, context, length);
+  text[length] = sampler.choose(output.logits, 0, { tokens: text, length, promptLength: length }, length);
   options.onLogits?.(length, output.logits.row(0));
   let stopReason = emit(1);
   const undrafted = { drafted: 0, treeSize: 0, tree: undefined, verdict: undefined };
   yield { type: 'round', tokens, ...undrafted, committed: prompt.length, stopReason, times };
 
-  let tree!: DraftTree;
-  // The target's own token after a node of the tree, given the path down to it.
-  const chooseAfter = (node: number, depth: number): number => {
-    if (node > 0) text[length + depth - 1] = tree.tokens[node]!;
-    context.length = length + depth;
-    return sampler.choose(output.logits, node, context, context.length);
-  };
-
   while (stopReason === undefined) {
     const began = performance.now();
     // Nodes past the last token that may still be emitted could only be thrown away.
     const maxDepth = Math.min(maxTokens - emitted, contextSize - length) - 1;
-    tree = drafter.propose(text[length - 1]!, maxDepth);
+    const tree = drafter.propose(text[length - 1]!, maxDepth);
     checkProposal(drafter, tree, text[length - 1]!, maxDepth, vocabSize);
     const drafted = performance.now();
 
     output = forwardTree(target, cache, batch, tree);
     const verified = performance.now();
 
-    verifyMatch(tree, chooseAfter, verdict);
+    verifier.verify(tree, output.logits, length, verdict);
     text[length + verdict.pathLength - 1] = verdict.bonus;
     const sampled = performance.now();
 
@@ -195,9 +194,14 @@ function readLimits(
 }
 
 /** Cuts both caches back to what they hold of the prompt, which is returned; never all of it, for the last token's logits are wanted. */
-function keepSharedPrefix(sequence: KvSequence, drafter: Drafter, prompt: readonly number[]): number {
+function keepSharedPrefix(
+  sequence: KvSequence,
+  drafter: Drafter,
+  prompt: readonly number[],
+  draftSampling: DraftSampling | undefined,
+): number {
   const held = Math.min(sequence.sharedPrefix(prompt), prompt.length - 1);
-  const kept = drafter.resume(prompt, held);
+  const kept = drafter.resume(prompt, held, draftSampling);
   if (!(kept >= 0 && kept <= held))
     throw new RangeError(`drafter "${drafter.name}": it may resume after 0..${held} tokens, got ${kept}`);
   sequence.truncate(kept);

@@ -10,48 +10,41 @@
  *
  * So it is exact only if q_i is the law that x_i was drawn from: children in the order of their draws, none left out for what it is.
  */
+import type { DraftLaws } from '../draft/draft-laws.ts';
 import type { DraftTree } from '../draft/tree.ts';
+import { CumulativeDraw, type Law, sumOf } from './law.ts';
 import type { Verdict } from './verify.ts';
 
-/**
- * How a child came from its node's draft law q, as from an urn:
- * - `without-replacement`: drawn from what is left in the urn, and taken out;
- * - `independent`: drawn from what is left, and put back (a chain; i.i.d. siblings, equal ones included);
- * - `point-mass`: chosen, not drawn, by any rule that does not look at the chance of verification (EAGLE-2's top k), and taken out.
- */
-export type Drawing = 'without-replacement' | 'independent' | 'point-mass';
-
-/** Probabilities of tokens, [V]; any positive multiple of them is the same law. */
-export type Law = Float32Array | Float64Array;
-
 /** A law is read before the next one is asked for, so they may share a buffer. */
-export interface TreeLaws {
-  /** The target's law after a node, temperature, top-p and the rest applied: for trials and the bonus alike. */
-  target(node: number): Law;
-  /** The law q that the node's children were drawn from, over the target's tokens; undefined if none was drawn. */
-  draft(node: number): Law | undefined;
-  drawing(child: number): Drawing;
+export interface TreeLaws extends DraftLaws {
+  /** The target's law after a node of the given depth, temperature, top-p and the rest applied: for trials and the bonus alike. */
+  target(node: number, depth: number): Law;
 }
 
 /** What is left to chance. */
 export interface Chance {
   /** True with probability a. */
   accepts(a: number, child: number): boolean;
-  /** A token of this law, which sums to 1. */
-  draw(law: Float64Array): number;
+  draw(law: Law): number;
 }
 
 /** One uniform number of [0, 1) per trial, in order of trial, then one for the bonus. */
-export function chanceFrom(uniform: () => number): Chance {
+export function chanceFrom(uniform: () => number, vocabSize: number): Chance {
+  const cumulative = new CumulativeDraw(vocabSize);
   return {
     accepts: (a) => uniform() < a, // strict, so that a = 0 never accepts
-    draw: (law) => inverseCumulative(law, uniform()),
+    draw: (law) => cumulative.draw(law, uniform()),
   };
 }
 
-/** Holds what one node's trials need; nothing is kept from one tree to the next. */
+/**
+ * Holds what one node's trials need; nothing is kept from one tree to the next. Laws stand as they come, with their mass beside them: over
+ * a vocabulary, dividing would cost as much as all the rest. A mass is summed anew where something was taken out: a difference would keep
+ * no digits of a small rest.
+ */
 export class MultiRoundVerifier {
   #owed: Float64Array; // [V] P, the law still to be emitted at this node
+  #owedMass = 0;
   #residual: Float64Array; // [V] swapped with #owed on rejection
   readonly #urn: Float64Array; // [V] q_i, what is left of the draft law
 
@@ -65,31 +58,40 @@ export class MultiRoundVerifier {
   verify(tree: DraftTree, laws: TreeLaws, chance: Chance, verdict: Verdict): void {
     verdict.path[0] = 0;
     verdict.pathLength = 1;
-    let node = this.#acceptedChild(tree, laws, chance, 0);
+    let node = this.#acceptedChild(tree, laws, chance, 0, 0);
     while (node >= 0) {
+      const depth = verdict.pathLength;
       verdict.path[verdict.pathLength++] = node;
-      node = this.#acceptedChild(tree, laws, chance, node);
+      node = this.#acceptedChild(tree, laws, chance, node, depth);
     }
     verdict.bonus = chance.draw(this.#owed);
   }
 
   /** The first child that stands, or -1, which leaves the bonus token's law in `#owed`. */
-  #acceptedChild(tree: DraftTree, laws: TreeLaws, chance: Chance, parent: number): number {
-    load(this.#owed, laws.target(parent), 'target', parent);
-    if (!normalise(this.#owed)) throw new RangeError(`multi-round: the target law after node ${parent} has no mass`);
+  #acceptedChild(tree: DraftTree, laws: TreeLaws, chance: Chance, parent: number, depth: number): number {
+    load(this.#owed, laws.target(parent, depth), 'target', parent);
+    this.#owedMass = sumOf(this.#owed, 0, this.#owed.length);
+    if (!isMass(this.#owedMass)) throw new RangeError(`multi-round: the target law after node ${parent} has no mass`);
     let urn: Float64Array | undefined; // filled at the first child: leaves need no draft law
+    let urnMass = 0;
     for (let child = parent + 1; child < tree.size; child++) {
       if (tree.parents[child] !== parent) continue;
-      urn ??= this.#fillUrn(laws.draft(parent), parent);
+      if (urn === undefined) {
+        urn = this.#fillUrn(laws.draft(parent), parent);
+        urnMass = sumOf(urn, 0, urn.length);
+      }
       const token = tree.tokens[child]!;
       const drawing = laws.drawing(child);
       // A token that the urn lacks was not drawn from it, whatever is said (top-p may leave fewer tokens than children): it was chosen.
-      const drawn = drawing !== 'point-mass' && normalise(urn) && urn[token]! > 0;
-      const a = Math.min(1, this.#owed[token]! / (drawn ? urn[token]! : 1));
+      const drawn = drawing !== 'point-mass' && isMass(urnMass) && urn[token]! > 0;
+      const a = Math.min(1, this.#owed[token]! / this.#owedMass / (drawn ? urn[token]! / urnMass : 1));
       if (chance.accepts(a, child)) return child;
-      if (drawn) this.#rejectDrawn(urn);
+      if (drawn) this.#rejectDrawn(urn, urnMass);
       else this.#rejectChosen(token);
-      if (drawing !== 'independent') urn[token] = 0;
+      if (drawing !== 'independent' && urn[token] !== 0) {
+        urn[token] = 0;
+        urnMass = sumOf(urn, 0, urn.length);
+      }
     }
     return -1;
   }
@@ -100,27 +102,31 @@ export class MultiRoundVerifier {
     return this.#urn;
   }
 
-  /** P becomes norm(max(P - q_i, 0)). */
-  #rejectDrawn(urn: Float64Array): void {
+  /** P becomes norm(max(P - q_i, 0)); only by rounding can that be nothing, where P and q_i are as good as equal: then P stays. */
+  #rejectDrawn(urn: Float64Array, urnMass: number): void {
     const owed = this.#owed;
     const residual = this.#residual;
-    for (let token = 0; token < owed.length; token++) residual[token] = Math.max(owed[token]! - urn[token]!, 0);
-    this.#oweResidual();
+    const scale = this.#owedMass / urnMass;
+    let mass = 0;
+    for (let token = 0; token < owed.length; token++) {
+      const rest = Math.max(owed[token]! - urn[token]! * scale, 0);
+      residual[token] = rest;
+      mass += rest;
+    }
+    if (!isMass(mass)) return;
+    this.#owed = residual;
+    this.#residual = owed;
+    this.#owedMass = mass;
   }
 
   /** The same with all of q_i on one token. */
   #rejectChosen(token: number): void {
-    this.#residual.set(this.#owed);
-    this.#residual[token] = 0;
-    this.#oweResidual();
-  }
-
-  /** Only by rounding can a rejection leave nothing, where P and q_i are as good as equal: then P stays. */
-  #oweResidual(): void {
-    if (!normalise(this.#residual)) return;
     const owed = this.#owed;
-    this.#owed = this.#residual;
-    this.#residual = owed;
+    const weight = owed[token]!;
+    owed[token] = 0;
+    const mass = sumOf(owed, 0, owed.length);
+    if (isMass(mass)) this.#owedMass = mass;
+    else owed[token] = weight;
   }
 }
 
@@ -132,24 +138,5 @@ function load(into: Float64Array, law: Law, name: string, node: number): void {
   into.set(law);
 }
 
-/** False, and nothing changed, if there is no mass to scale. */
-function normalise(law: Float64Array): boolean {
-  let mass = 0;
-  for (let token = 0; token < law.length; token++) mass += law[token]!;
-  if (!(mass > 0 && mass < Infinity)) return false; // NaN, too
-  if (mass !== 1) for (let token = 0; token < law.length; token++) law[token] = law[token]! / mass;
-  return true;
-}
-
-/** The first token whose cumulative probability, in order of ids, exceeds u; should rounding leave none, the last one that has any. */
-function inverseCumulative(law: Float64Array, u: number): number {
-  let cumulative = 0;
-  let last = 0;
-  for (let token = 0; token < law.length; token++) {
-    if (law[token] === 0) continue;
-    last = token;
-    cumulative += law[token]!;
-    if (cumulative > u) break;
-  }
-  return last;
-}
+/** Not zero, and no NaN. */
+const isMass = (mass: number): boolean => mass > 0 && mass < Infinity;

@@ -1,10 +1,11 @@
 /**
- * From a row of logits to the target's token: penalties and bias, temperature, top-k, top-p, min-p, one draw keyed by (seed, position).
- * The same for every node of a tree and for the bonus.
+ * From a row of logits to the target's law (penalties and bias, temperature, top-k, top-p, min-p), and to its token: one draw keyed by
+ * (seed, position). The same for every node of a tree and for the bonus.
  */
 import { RequestError } from '../errors.ts';
 import type { Kernels } from '../kernels/kernels.ts';
 import type { Tensor } from '../tensor/tensor.ts';
+import { CumulativeDraw, sumOf } from './law.ts';
 import { uniformAt } from './rng.ts';
 
 export interface SamplingOptions {
@@ -57,8 +58,6 @@ const LARGEST_INVERSE = 1e30;
  * 512 of them 0.5 ms and 4,096 of them 16 ms, a whole sort 4 ms; 64 hold the nucleus of nearly every row.
  */
 const NUCLEUS_SIZES = [64, 512] as const;
-/** Probabilities per partial sum: a draw over V adds each number once, then walks the sums and one chunk. */
-const CHUNK = 256;
 
 export class Sampler {
   readonly #kernels: Kernels;
@@ -71,10 +70,12 @@ export class Sampler {
   readonly #row: Float32Array; // [V]
   readonly #best = new Int32Array(1);
   readonly #counts: Int32Array; // [V] occurrences among the context's tokens
-  readonly #chunkSums: Float64Array; // [V / CHUNK]
+  readonly #cumulative: CumulativeDraw;
   readonly #ids: Int32Array; // [largest nucleus looked at]
   readonly #values: Float32Array; // as #ids
   #sorted: Float32Array | undefined; // [V], descending; made when a nucleus is larger
+  /** Probabilities of the kept tokens, likeliest first, in one of the two. */
+  #kept: Float32Array;
 
   constructor(kernels: Kernels, vocabSize: number, options: SamplingOptions = {}) {
     this.#kernels = kernels;
@@ -109,23 +110,56 @@ export class Sampler {
     this.#untouched = repeatPenalty === 1 && frequencyPenalty === 0 && presencePenalty === 0 && bias.size === 0;
     this.#row = new Float32Array(vocabSize);
     this.#counts = new Int32Array(vocabSize);
-    this.#chunkSums = new Float64Array(Math.ceil(vocabSize / CHUNK));
+    this.#cumulative = new CumulativeDraw(vocabSize);
     const nucleus = Math.min(NUCLEUS_SIZES.at(-1)!, vocabSize);
     this.#ids = new Int32Array(nucleus);
     this.#values = new Float32Array(nucleus);
+    this.#kept = this.#values;
+  }
+
+  get temperature(): number {
+    return this.#options.temperature;
+  }
+
+  get seed(): number {
+    return this.#options.seed;
   }
 
   /** The token at `position` given row `row` of the logits [n, V] and what comes before. */
   choose(logits: Tensor, row: number, context: TokenContext, position: number): number {
-    const { temperature, topK, topP, minP, seed } = this.#options;
+    const { temperature, seed } = this.#options;
     if (temperature === 0 && this.#untouched) return this.#likeliest(logits.row(row));
+    const values = this.#processed(logits, row, context);
+    if (temperature === 0) return this.#likeliest(values);
+    this.#soften(values);
+    const u = uniformAt(seed, position);
+    if (!this.#truncates) return this.#cumulative.draw(values, u);
+    const kept = this.#keep(values); // which says in what list they stand
+    return this.#keptToken(values, indexAt(this.#kept, kept, u));
+  }
+
+  /** The law [V] that `choose` draws from, at a temperature above 0. Valid until the next call. */
+  law(logits: Tensor, row: number, context: TokenContext): Float32Array {
+    const values = this.#processed(logits, row, context);
+    this.#soften(values);
+    if (this.#truncates) this.#dropAllBut(values, this.#keep(values));
+    return values;
+  }
+
+  #processed(logits: Tensor, row: number, context: TokenContext): Float32Array {
     const values = this.#row;
     values.set(logits.row(row));
     this.#process(values, context);
-    if (temperature === 0) return this.#likeliest(values);
-    this.#kernels.softmax(values, values, 1, this.#vocabSize, Math.min(1 / temperature, LARGEST_INVERSE));
-    const u = uniformAt(seed, position);
-    return topK === 0 && topP === 1 && minP === 0 ? this.#draw(values, u) : this.#drawTruncated(values, u);
+    return values;
+  }
+
+  #soften(values: Float32Array): void {
+    this.#kernels.softmax(values, values, 1, this.#vocabSize, inverseOf(this.#options.temperature));
+  }
+
+  get #truncates(): boolean {
+    const { topK, topP, minP } = this.#options;
+    return topK !== 0 || topP !== 1 || minP !== 0;
   }
 
   #likeliest(values: Float32Array): number {
@@ -161,35 +195,8 @@ export class Sampler {
     }
   }
 
-  /** Inverse of the cumulative law in order of ids; the law's own sum stands in for 1, so rounding cannot fall off the end. */
-  #draw(probabilities: Float32Array, u: number): number {
-    const sums = this.#chunkSums;
-    let mass = 0;
-    for (let chunk = 0; chunk < sums.length; chunk++) {
-      sums[chunk] = sumOf(probabilities, chunk * CHUNK, Math.min((chunk + 1) * CHUNK, probabilities.length));
-      mass += sums[chunk]!;
-    }
-    let left = u * mass;
-    let within = 0; // the chunk where the draw falls; the last one that holds anything, should rounding carry it past the end
-    for (let chunk = 0; chunk < sums.length; chunk++) {
-      if (sums[chunk] === 0) continue;
-      within = chunk;
-      if (left < sums[chunk]!) break;
-      left -= sums[chunk]!;
-    }
-    let token = 0;
-    for (let i = within * CHUNK; i < probabilities.length; i++) {
-      const p = probabilities[i]!;
-      if (p === 0) continue;
-      token = i;
-      left -= p;
-      if (left < 0) break;
-    }
-    return token;
-  }
-
-  /** Among the likeliest tokens that pass top-k, then top-p, then min-p, likeliest first; probabilities renormalised. */
-  #drawTruncated(probabilities: Float32Array, u: number): number {
+  /** How many of the likeliest tokens pass top-k, then top-p, then min-p: the first of `#kept`. */
+  #keep(probabilities: Float32Array): number {
     const { topK } = this.#options;
     const most = topK === 0 ? probabilities.length : Math.min(topK, probabilities.length);
     for (const size of NUCLEUS_SIZES) {
@@ -197,13 +204,33 @@ export class Sampler {
       if (topK > k) continue; // the share that top-p asks for is one of all that top-k keeps
       this.#kernels.topK(this.#ids, this.#values, probabilities, 1, probabilities.length, k);
       const kept = this.#keptOf(this.#values, k);
-      if (kept < k || k === most) return this.#ids[indexAt(this.#values, kept, u)]!;
+      this.#kept = this.#values;
+      if (kept < k || k === most) return kept;
     }
     this.#sorted ??= new Float32Array(probabilities.length);
-    const sorted = this.#sorted;
-    sorted.set(probabilities);
-    sorted.sort().reverse();
-    return nthOf(probabilities, sorted, indexAt(sorted, this.#keptOf(sorted, most), u));
+    this.#kept = this.#sorted;
+    this.#sorted.set(probabilities);
+    this.#sorted.sort().reverse();
+    return this.#keptOf(this.#sorted, most);
+  }
+
+  /** The id of the index-th kept token. */
+  #keptToken(probabilities: Float32Array, index: number): number {
+    return this.#kept === this.#values ? this.#ids[index]! : nthOf(probabilities, this.#kept, index);
+  }
+
+  #dropAllBut(probabilities: Float32Array, kept: number): void {
+    if (this.#kept === this.#values) {
+      probabilities.fill(0);
+      for (let i = 0; i < kept; i++) probabilities[this.#ids[i]!] = this.#values[i]!;
+      return;
+    }
+    const least = this.#kept[kept - 1]!;
+    let ties = kept - this.#kept.indexOf(least); // kept ones as unlikely as the last: those of the lowest ids
+    for (let id = 0; id < probabilities.length; id++) {
+      const stays = probabilities[id]! > least || (probabilities[id] === least && ties-- > 0);
+      if (!stays) probabilities[id] = 0;
+    }
   }
 
   /** How many of the first `k` descending probabilities pass top-p and min-p; at least one. */
@@ -218,21 +245,9 @@ export class Sampler {
   }
 }
 
-/** Sum of values[start, end), in four strands that do not wait for each other. */
-function sumOf(values: Float32Array, start: number, end: number): number {
-  let a = 0;
-  let b = 0;
-  let c = 0;
-  let d = 0;
-  let i = start;
-  for (; i + 4 <= end; i += 4) {
-    a += values[i]!;
-    b += values[i + 1]!;
-    c += values[i + 2]!;
-    d += values[i + 3]!;
-  }
-  for (; i < end; i++) a += values[i]!;
-  return a + b + (c + d);
+/** What logits are multiplied with, at a temperature above 0. */
+export function inverseOf(temperature: number): number {
+  return Math.min(1 / temperature, LARGEST_INVERSE);
 }
 
 /** Inverse of the cumulative law of the first `count` values. */

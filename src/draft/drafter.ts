@@ -1,5 +1,6 @@
 /** What guesses the next tokens. Rivals differ here only: the loop, the verifier and the statistics are the same for all. */
 import type { Tensor } from '../tensor/tensor.ts';
+import type { DraftSampling } from './draft-laws.ts';
 import type { DraftTree } from './tree.ts';
 
 export interface Drafter extends Disposable {
@@ -11,8 +12,9 @@ export interface Drafter extends Disposable {
   /**
    * A new text, of which the target still holds the first `held` tokens. Keeps what it has seen of them and forgets the rest; returns how
    * many it needs not observe again: the target computes the others once more, for their features.
+   * @param sampling asks for drawn guesses; a drafter that cannot draw, or draws by a law that it cannot tell, chooses as ever.
    */
-  resume(text: readonly number[], held: number): number;
+  resume(text: readonly number[], held: number, sampling?: DraftSampling): number;
   /**
    * Rows just committed by the target, in order: tokens[rows[i]] with its feature row rows[i], i < count. Called after every prefill
    * chunk and every round, before the next `propose`. Features are valid during the call only.

@@ -6,7 +6,9 @@ import { COMMITTED, ForwardBatch } from '../model/forward-batch.ts';
 import { type KvCache, type KvSequence, sharedPrefix } from '../model/kv-cache.ts';
 import type { TargetModel } from '../model/target.ts';
 import { copyRow, ScratchTensor, type Tensor } from '../tensor/tensor.ts';
+import type { DraftLaws, DraftSampling } from './draft-laws.ts';
 import type { Drafter } from './drafter.ts';
+import { DrawnGuesses } from './drawn-guesses.ts';
 import type { EagleHead } from './eagle-head.ts';
 import type { DraftTree } from './tree.ts';
 import type { Guesses, TreeGrower } from './tree-grower.ts';
@@ -34,6 +36,13 @@ export class EagleDrafter implements Drafter {
   readonly #input = new ScratchTensor(); // [level's rows, d] features of one forward
   readonly #guesses: Guesses;
   readonly #topValues: Float32Array; // as #guesses
+  /** What the running text asks for; undefined chooses the best guesses. */
+  #sampling: DraftSampling | undefined;
+  #drawn: DrawnGuesses | undefined; // made when first asked for
+  readonly #laws: DraftLaws = {
+    draft: (node) => this.#drawn!.law(this.#grower.drawnRows![node]!),
+    drawing: () => 'without-replacement',
+  };
   // Slots of the head's rows along the path down to each row of a level, its own last.
   #paths: Int32Array; // [level's rows, maxLevels]
   #parentPaths: Int32Array; // of the level before
@@ -63,8 +72,9 @@ export class EagleDrafter implements Drafter {
     this.#ancestors = new Int32Array(maxLevels);
   }
 
-  resume(text: readonly number[], held: number): number {
+  resume(text: readonly number[], held: number, sampling?: DraftSampling): number {
     if (this.maxNodes === 1) return held;
+    this.#sampling = this.#grower.drawnRows === undefined ? undefined : sampling;
     const seen = this.#sequence.length;
     const shared = Math.min(held, sharedPrefix(this.#text, text, seen + this.#pendingCount));
     // The head's last row has eaten the first pending token. Where the texts part before that, the row that eats the first new token needs
@@ -88,7 +98,8 @@ export class EagleDrafter implements Drafter {
 
   propose(root: number, maxDepth: number): DraftTree {
     const grower = this.#grower;
-    grower.start(root, maxDepth);
+    const position = this.#sequence.length + this.#pendingCount;
+    grower.start(root, maxDepth, this.#startDrawing(position));
     if (this.#pendingCount === 0 || maxDepth < 1) return grower.finish();
     this.#feed(this.#pendingCount, root, true);
     let parents = this.#pendingCount - 1; // first row of the level before in the last forward
@@ -99,6 +110,20 @@ export class EagleDrafter implements Drafter {
     }
     this.#sequence.rollback();
     return grower.finish();
+  }
+
+  /** The laws of the next tree, if its nodes shall be drawn. */
+  #startDrawing(position: number): DraftLaws | undefined {
+    if (this.#sampling === undefined) return undefined;
+    this.#drawn ??= this.#createDrawnGuesses();
+    this.#drawn.start(this.#sampling, position);
+    return this.#laws;
+  }
+
+  #createDrawnGuesses(): DrawnGuesses {
+    const { branching, drawnRows } = this.#grower;
+    const rows = Math.max(...drawnRows!) + 1;
+    return new DrawnGuesses(this.#target.kernels, this.#head.config.vocabSize, this.#head.targetIds, rows, branching);
   }
 
   /** Runs the next level in one batch: token of the node, feature predicted at its parent. */
@@ -136,8 +161,12 @@ export class EagleDrafter implements Drafter {
     const { branching, wants } = this.#grower;
     const { tokens } = this.#guesses;
     const logits = this.#head.logits(batch, this.#predicted);
-    this.#target.kernels.topK(tokens, this.#topValues, logits.data, count, logits.cols, branching);
-    if (wants === 'logProbabilities') this.#weigh(logits, count);
+    if (this.#sampling !== undefined) {
+      this.#drawn!.draw(logits, count, this.#guesses);
+    } else {
+      this.#target.kernels.topK(tokens, this.#topValues, logits.data, count, logits.cols, branching);
+      if (wants === 'logProbabilities') this.#weigh(logits, count);
+    }
     const { targetIds } = this.#head;
     if (targetIds === undefined) return;
     for (let i = 0; i < count * branching; i++) tokens[i] = targetIds[tokens[i]!]!;

@@ -2,6 +2,7 @@
  * How a draft tree comes about, level by level: a grower takes what the head holds likeliest after each row of a level, and says which
  * nodes the head shall look at next. It sees tokens and log-probabilities only; forwards and caches are the drafter's.
  */
+import type { DraftLaws } from './draft-laws.ts';
 import type { DraftTree } from './tree.ts';
 
 /** The head's best guesses after each row of a level, best first. */
@@ -21,9 +22,14 @@ export interface TreeGrower {
   readonly maxRows: number;
   /** Most levels that the head is asked to look at; the root, which it has seen, is none. */
   readonly maxLevels: number;
+  /**
+   * Where nodes hang is settled beforehand, so that guesses may be drawn instead of chosen: of a node with children, the row that its
+   * children come from, counted over all levels, the root's the first. Absent where confidence decides.
+   */
+  readonly drawnRows?: Int32Array; // [maxNodes]
 
-  /** A new tree. No node will be deeper than `maxDepth`, which is at least 1. */
-  start(root: number, maxDepth: number): void;
+  /** A new tree. No node will be deeper than `maxDepth`, which is at least 1. `drawn` guesses come in the order of their draws. */
+  start(root: number, maxDepth: number, drawn?: DraftLaws): void;
   /** Takes the guesses after the level's rows, at first after the root alone; returns the number of rows of the next level, 0 when grown. */
   grow(guesses: Guesses): number;
   /** Of the next level's rows. */

@@ -2,6 +2,7 @@
  * Draft trees. Node 0 is the root (the last token drawn, not yet in the target's cache); parents come before children. A shape says
  * where nodes hang and which rank of its parent's guesses each one takes; a tree adds the tokens of one round.
  */
+import type { DraftLaws } from './draft-laws.ts';
 
 /** Nodes of the largest tree, root included: each may be a row of the target's forward, which pays for a few dozen on any machine. */
 export const MAX_TREE_NODES = 1024;
@@ -26,6 +27,8 @@ export interface DraftTree {
   readonly size: number;
   readonly tokens: Int32Array; // [size], root first
   readonly parents: Int32Array; // [size], root -1
+  /** Absent where every node was chosen, none drawn. */
+  readonly laws?: DraftLaws | undefined;
 }
 
 /**

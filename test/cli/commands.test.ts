@@ -40,6 +40,8 @@ describe('the command line', () => {
     [['generate', '--prompt', 'x', '--tree', 'dynamic:5,10'], 'tree: expected chain:DEPTH, static'],
     [['generate', '--prompt', 'x', '--tree', 'no-such-file'], 'got "no-such-file", which cannot be read'],
     [['generate', '--prompt', 'x', '--tree', 'static', '--tree-size', '4'], 'give no treeSize beside it'],
+    [['generate', '--prompt', 'x', '--verify', 'maybe'], 'Allowed choices are match, multi-round'],
+    [['verify', '--verify', 'multi-round'], "unknown option '--verify'"],
     [['chatt'], 'Did you mean chat?'],
   ])('%j is refused: %s', async (args, message) => {
     const { code, stdout, stderr } = await eaglet(args);

@@ -4,8 +4,9 @@
  */
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
-import { type Chance, type Drawing, MultiRoundVerifier, type TreeLaws } from '../../src/decode/multi-round.ts';
+import { type Chance, MultiRoundVerifier, type TreeLaws } from '../../src/decode/multi-round.ts';
 import { createVerdict, type Verdict, verifyMatch } from '../../src/decode/verify.ts';
+import type { Drawing } from '../../src/draft/draft-laws.ts';
 import type { DraftTree } from '../../src/draft/tree.ts';
 
 interface Row {
@@ -173,7 +174,7 @@ type Verify = (tree: DraftTree, laws: TreeLaws, chance: Chance, verdict: Verdict
 const verifier = new MultiRoundVerifier(V);
 const multiRound: Verify = (tree, laws, chance, verdict) => verifier.verify(tree, laws, chance, verdict);
 const match: Verify = (tree, laws, chance, verdict) =>
-  verifyMatch(tree, (node) => chance.draw(Float64Array.from(laws.target(node))), verdict);
+  verifyMatch(tree, (node) => chance.draw(Float64Array.from(laws.target(node, 0))), verdict);
 
 /**
  * The probability of every sequence a round can emit, by its code. A node's children are drawn when the verifier comes to it: the
@@ -342,7 +343,7 @@ function faulty(fault: Fault): Verify {
     verdict.path[0] = 0;
     verdict.pathLength = 1;
     for (;;) {
-      const fresh: readonly number[] = [...laws.target(node)];
+      const fresh: readonly number[] = [...laws.target(node, 0)];
       const q = Float64Array.from(laws.draft(node) ?? []);
       const tried: number[] = [];
       let owed = fresh;

@@ -1,14 +1,10 @@
 /** Multi-round verification replays the golden traces: which nodes stand, the bonus, every acceptance test, every uniform number. */
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
-import {
-  type Chance,
-  chanceFrom,
-  type Drawing,
-  MultiRoundVerifier,
-  type TreeLaws,
-} from '../../src/decode/multi-round.ts';
+import { sumOf } from '../../src/decode/law.ts';
+import { type Chance, chanceFrom, MultiRoundVerifier, type TreeLaws } from '../../src/decode/multi-round.ts';
 import { createVerdict, verifyMatch } from '../../src/decode/verify.ts';
+import type { Drawing } from '../../src/draft/draft-laws.ts';
 
 type Scheme = 'greedy' | 'chain' | 'without_replacement' | 'point_mass';
 
@@ -55,7 +51,7 @@ function replay(trace: Trace) {
   if (trace.scheme === 'greedy') {
     verifyMatch(tree, (node) => argmax(trace.p[node]!), verdict);
   } else {
-    const chance = chanceFrom(() => trace.uniforms[used++]!);
+    const chance = chanceFrom(() => trace.uniforms[used++]!, trace.vocab);
     const laws: TreeLaws = {
       target: (node) => Float64Array.from(trace.p[node]!),
       draft: (node) => (trace.q[node] ? Float64Array.from(trace.q[node]) : undefined),
@@ -136,7 +132,8 @@ function rejectAll(
         return false;
       },
       draw(law) {
-        bonus = [...law];
+        const mass = sumOf(law, 0, law.length);
+        bonus = Array.from(law, (weight) => weight / mass);
         return 0;
       },
     },
@@ -201,7 +198,7 @@ it('nodes past the size of a tree are not there, and a verdict serves many round
   const verdict = createVerdict(4);
   const verifier = new MultiRoundVerifier(4);
   const tree = { size: 3, tokens: Int32Array.of(9, 1, 1), parents: Int32Array.of(-1, 0, 1) };
-  const chance = chanceFrom(() => 0.5);
+  const chance = chanceFrom(() => 0.5, 4);
   verifier.verify(tree, laws, chance, verdict);
   expect([verdict.pathLength, verdict.bonus]).toEqual([3, 1]);
   verifier.verify({ ...tree, size: 1 }, laws, chance, verdict);
@@ -216,7 +213,7 @@ it('a round makes no buffers', () => {
   const tree = { size: 4, tokens: Int32Array.of(0, 6, 13, 20), parents: Int32Array.of(-1, 0, 0, 0) };
   const verdict = createVerdict(4);
   const verifier = new MultiRoundVerifier(vocabSize);
-  const chance = chanceFrom(() => 0.999);
+  const chance = chanceFrom(() => 0.999, vocabSize);
   const { arrayBuffers } = process.memoryUsage();
   let most = 0;
   for (let round = 0; round < 20; round++) {

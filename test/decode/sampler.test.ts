@@ -1,7 +1,7 @@
 /** The sampler against a plain one in double precision, and against the laws it should draw from. */
 import * as fc from 'fast-check';
 import { afterAll, describe, expect, it } from 'vitest';
-import { uniformAt } from '../../src/decode/rng.ts';
+import { uniformAt, uniformIn } from '../../src/decode/rng.ts';
 import { Sampler, type SamplingOptions } from '../../src/decode/sampler.ts';
 import { RequestError } from '../../src/errors.ts';
 import { createKernels } from '../../src/kernels/choose.ts';
@@ -128,6 +128,7 @@ describe('Sampler.choose', () => {
         if (margin < 2e-6) return;
         compared++;
         expect(got).toBe(law.ids[index]);
+        if (options.temperature > 0) expectSameLaw(sampler.law(logitsTensor(logits), 1, context), law);
       }),
       { numRuns: 3000, seed: 42 },
     );
@@ -210,6 +211,16 @@ describe('Sampler.choose', () => {
   });
 });
 
+/** The whole law, where no drawing hides a part of it: the same tokens have mass, and the same shares of it up to f32. */
+function expectSameLaw(weights: Float32Array, law: Law): void {
+  const mass = weights.reduce((sum, weight) => sum + weight, 0);
+  const share = new Float64Array(weights.length);
+  for (const [i, id] of law.ids.entries()) share[id] = law.probabilities[i]!;
+  for (const [id, weight] of weights.entries()) {
+    expect(Math.abs(weight / mass - share[id]!)).toBeLessThan(1e-5 * share[id]! + 1e-30);
+  }
+}
+
 /** Whether a token's membership hangs on the last bits: a top-p or min-p edge within float error, or unequal neighbours at top-k's. */
 function isOnEdge(
   logits: readonly number[],
@@ -274,6 +285,19 @@ describe('uniformAt', () => {
     ['seeds at one position', (i: number) => uniformAt(i, 50), (i: number) => uniformAt(i + 1, 50)],
     ['a seed and its position', (i: number) => uniformAt(i, i), (i: number) => uniformAt(i + 1, i + 1)],
     ['seed and position exchanged', (i: number) => uniformAt(i, 3), (i: number) => uniformAt(3, i)],
+    ['indices', (i: number) => uniformIn('trials', 7, 50, i), (i: number) => uniformIn('trials', 7, 50, i + 1)],
+    [
+      'an index at neighbouring seeds',
+      (i: number) => uniformIn('drafts', i, 9, 2),
+      (i: number) => uniformIn('drafts', i + 1, 9, 2),
+    ],
+    [
+      'first and second index of a seed',
+      (i: number) => uniformIn('drafts', i, 9, 0),
+      (i: number) => uniformIn('drafts', i, 9, 1),
+    ],
+    ['two streams', (i: number) => uniformIn('drafts', i, 9, 0), (i: number) => uniformIn('trials', i, 9, 0)],
+    ['a stream and the draws of match', (i: number) => uniformIn('trials', i, 9, 0), (i: number) => uniformAt(i, 9)],
   ])('neighbours do not know each other: %s', (_, x, y) => {
     const n = 20_000;
     const cells = 8;

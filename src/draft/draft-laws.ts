@@ -1,0 +1,25 @@
+/** How guesses came about: multi-round verification has to know of every drawn token which law it was drawn from. */
+import type { Law } from '../decode/law.ts';
+
+/**
+ * How a child came from its node's draft law q, as from an urn:
+ * - `without-replacement`: drawn from what is left in the urn, and taken out;
+ * - `independent`: drawn from what is left, and put back (a chain; i.i.d. siblings, equal ones included);
+ * - `point-mass`: chosen, not drawn, by any rule that does not look at the chance of verification (EAGLE-2's top k), and taken out.
+ */
+export type Drawing = 'without-replacement' | 'independent' | 'point-mass';
+
+/** Of one tree; valid as long as it is. */
+export interface DraftLaws {
+  /** The law q that the node's children were drawn from, over the target's tokens; undefined if none was drawn. Valid until the next call. */
+  draft(node: number): Law | undefined;
+  drawing(child: number): Drawing;
+}
+
+/** A request for drawn guesses. */
+export interface DraftSampling {
+  /** Of the logits that guesses are drawn from. */
+  readonly inverseTemperature: number;
+  /** The `index`-th draw below the root at `position` of the text: a token of this law. */
+  draw(law: Law, position: number, index: number): number;
+}
