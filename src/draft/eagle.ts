@@ -158,14 +158,14 @@ export class EagleDrafter implements Drafter {
     this.#predicted = this.#head.forward(batch, features.reshape(batch.rows, features.cols), this.cache);
     const count = batch.logitCount;
     if (count === 0) return;
-    const { branching, wants } = this.#grower;
+    const { branching } = this.#grower;
     const { tokens } = this.#guesses;
     const logits = this.#head.logits(batch, this.#predicted);
     if (this.#sampling !== undefined) {
       this.#drawn!.draw(logits, count, this.#guesses);
     } else {
       this.#target.kernels.topK(tokens, this.#topValues, logits.data, count, logits.cols, branching);
-      if (wants === 'logProbabilities') this.#weigh(logits, count);
+      this.#weigh(logits, count);
     }
     const { targetIds } = this.#head;
     if (targetIds === undefined) return;

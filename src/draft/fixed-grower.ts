@@ -4,7 +4,6 @@ import type { DraftTree, TreeShape } from './tree.ts';
 import type { Guesses, TreeGrower } from './tree-grower.ts';
 
 export class FixedGrower implements TreeGrower {
-  readonly wants = 'tokens';
   readonly maxNodes: number;
   readonly branching: number;
   readonly maxRows: number;
@@ -13,7 +12,13 @@ export class FixedGrower implements TreeGrower {
   readonly levelParents: Int32Array;
   readonly #shape: TreeShape;
   readonly drawnRows: Int32Array; // [size]
-  readonly #tree: { size: number; tokens: Int32Array; parents: Int32Array; laws: DraftLaws | undefined };
+  readonly #tree: {
+    size: number;
+    tokens: Int32Array;
+    parents: Int32Array;
+    logProbabilities: Float64Array;
+    laws: DraftLaws | undefined;
+  };
   /** Of a node with children, among those of its depth; -1 where there are none: the head need not look at it. */
   readonly #rows: Int32Array; // [size]
   /** Of a node among its siblings. Drawn guesses must all be kept, so a shape that skips ranks takes the first ones drawn. */
@@ -23,7 +28,13 @@ export class FixedGrower implements TreeGrower {
   constructor(shape: TreeShape) {
     this.#shape = shape;
     const { size, parents, depths } = shape;
-    this.#tree = { size: 1, tokens: new Int32Array(size), parents: Int32Array.from(parents), laws: undefined };
+    this.#tree = {
+      size: 1,
+      tokens: new Int32Array(size),
+      parents: Int32Array.from(parents),
+      logProbabilities: new Float64Array(size),
+      laws: undefined,
+    };
     this.#rows = new Int32Array(size).fill(-1);
     const rowsAt = new Int32Array(shape.maxDepth + 1);
     const children = new Int32Array(size);
@@ -52,7 +63,7 @@ export class FixedGrower implements TreeGrower {
   /** Nodes are ordered by depth, so each level is a range of nodes. */
   grow(guesses: Guesses): number {
     const { size, parents, depths, maxChildren } = this.#shape;
-    const { tokens, laws } = this.#tree;
+    const { tokens, logProbabilities, laws } = this.#tree;
     const ranks = laws === undefined ? this.#shape.ranks : this.#ordinals;
     const rows = this.#rows;
     const first = this.#tree.size;
@@ -62,7 +73,9 @@ export class FixedGrower implements TreeGrower {
     let node = first;
     for (; node < size && depths[node] === depth; node++) {
       const parentRow = rows[parents[node]!]!;
-      tokens[node] = guesses.tokens[parentRow * maxChildren + ranks[node]!]!;
+      const guess = parentRow * maxChildren + ranks[node]!;
+      tokens[node] = guesses.tokens[guess]!;
+      logProbabilities[node] = guesses.logProbabilities[guess]!;
       if (rows[node]! < 0) continue;
       this.levelTokens[inner] = tokens[node]!;
       this.levelParents[inner++] = parentRow;

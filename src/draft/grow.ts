@@ -20,7 +20,7 @@ export interface DynamicTree {
   readonly total: number;
 }
 
-/** What is kept of each is 24 bytes. */
+/** What is kept of each is 32 bytes. */
 const MAX_CANDIDATES = 2 ** 18;
 
 /** @throws RangeError where no such tree can be grown. */
@@ -44,7 +44,6 @@ export function checkDynamicTree({ depth, topK, total }: DynamicTree): void {
 }
 
 export class DynamicGrower implements TreeGrower {
-  readonly wants = 'logProbabilities';
   readonly maxNodes: number;
   readonly branching: number;
   readonly maxRows: number;
@@ -56,6 +55,7 @@ export class DynamicGrower implements TreeGrower {
   readonly #tokens: Int32Array;
   readonly #scores: Float64Array; // log-probability of the path
   readonly #parents: Int32Array; // candidate, -1 the root
+  readonly #logProbabilities: Float64Array; // of the token after its parent, as the head gave it
   #count = 0;
 
   /** Candidates that the head was last asked to look at, likeliest first. */
@@ -65,7 +65,7 @@ export class DynamicGrower implements TreeGrower {
 
   readonly #best: Int32Array; // [total - 1]
   readonly #nodes: Int32Array; // [candidates] a chosen candidate's node, 0 where it is not chosen
-  readonly #tree: { size: number; tokens: Int32Array; parents: Int32Array };
+  readonly #tree: { size: number; tokens: Int32Array; parents: Int32Array; logProbabilities: Float64Array };
 
   constructor(settings: DynamicTree) {
     checkDynamicTree(settings);
@@ -80,10 +80,16 @@ export class DynamicGrower implements TreeGrower {
     this.#tokens = new Int32Array(candidates);
     this.#scores = new Float64Array(candidates);
     this.#parents = new Int32Array(candidates);
+    this.#logProbabilities = new Float64Array(candidates);
     this.#frontier = new Int32Array(topK);
     this.#best = new Int32Array(total - 1);
     this.#nodes = new Int32Array(candidates);
-    this.#tree = { size: 1, tokens: new Int32Array(total), parents: new Int32Array(total) };
+    this.#tree = {
+      size: 1,
+      tokens: new Int32Array(total),
+      parents: new Int32Array(total),
+      logProbabilities: new Float64Array(total),
+    };
     this.#tree.parents[0] = -1;
   }
 
@@ -121,6 +127,7 @@ export class DynamicGrower implements TreeGrower {
       this.#tokens[candidate] = guesses.tokens[row * topK + rank]!;
       // Never above the parent's, whatever rounding does, and comparable: the best are closed under parents then.
       this.#scores[candidate] = Number.isNaN(logProbability) ? -Infinity : score + Math.min(0, logProbability);
+      this.#logProbabilities[candidate] = logProbability;
       this.#parents[candidate] = parent;
     }
   }
@@ -139,6 +146,7 @@ export class DynamicGrower implements TreeGrower {
       const parent = this.#parents[candidate]!;
       nodes[candidate] = tree.size;
       tree.tokens[tree.size] = this.#tokens[candidate]!;
+      tree.logProbabilities[tree.size] = this.#logProbabilities[candidate]!;
       tree.parents[tree.size++] = parent < 0 ? 0 : nodes[parent]!;
     }
     return tree;

@@ -8,7 +8,7 @@ import type { DraftTree } from './tree.ts';
 /** The head's best guesses after each row of a level, best first. */
 export interface Guesses {
   readonly tokens: Int32Array; // [rows, branching], the target's ids
-  /** Without temperature: what the head believes, not what the target will draw. Filled only where the grower asks for them. */
+  /** Without temperature: what the head believes, not what the target will draw. */
   readonly logProbabilities: Float64Array; // as tokens
 }
 
@@ -17,7 +17,6 @@ export interface TreeGrower {
   readonly maxNodes: number;
   /** Guesses wanted after each row. */
   readonly branching: number;
-  readonly wants: 'tokens' | 'logProbabilities';
   /** Most rows of a level. */
   readonly maxRows: number;
   /** Most levels that the head is asked to look at; the root, which it has seen, is none. */

@@ -29,6 +29,8 @@ export interface DraftTree {
   readonly parents: Int32Array; // [size], root -1
   /** Absent where every node was chosen, none drawn. */
   readonly laws?: DraftLaws | undefined;
+  /** What the drafter believes of a node's token, given the path down to its parent; absent where it has no such belief. */
+  readonly logProbabilities?: Float64Array; // [size], root 0
 }
 
 /**

@@ -9,7 +9,7 @@ import { generate } from '../../src/decode/generate.ts';
 import { EagleDrafter } from '../../src/draft/eagle.ts';
 import { EagleHead } from '../../src/draft/eagle-head.ts';
 import { DynamicGrower, type DynamicTree } from '../../src/draft/grow.ts';
-import type { DraftTree } from '../../src/draft/tree.ts';
+import { type DraftTree, shapeFromPaths } from '../../src/draft/tree.ts';
 import { createKernels } from '../../src/kernels/choose.ts';
 import { COMMITTED, ForwardBatch } from '../../src/model/forward-batch.ts';
 import { loadTarget } from '../../src/model/registry.ts';
@@ -280,11 +280,42 @@ describe.each([
     for (const maxDepth of [10, 3, 1]) {
       drafter.resume([], 0);
       observe(drafter, text);
-      const got = copyTree(drafter.propose(text.at(-1)!, maxDepth));
-      expect(got).toEqual(definition(head, features, text, settings, maxDepth));
+      const tree = drafter.propose(text.at(-1)!, maxDepth);
+      const { scores, ...defined } = definition(head, features, text, settings, maxDepth);
+      expect(copyTree(tree)).toEqual(defined);
+      expectScores(tree, scores);
     }
   });
+
+  it('a fixed shape knows the same log-probabilities', () => {
+    const text = readIds('seq0.input_ids');
+    using dynamic = new EagleDrafter(target, openHead(folder), { kind: 'dynamic', depth: 2, topK: 3, total: 22 }, 64);
+    // Looked at: the three guesses after the root, then some of the nine below them.
+    const paths = [[0], [1], [2], [0, 0], [0, 2], [1, 1], [2, 0]];
+    using fixed = new EagleDrafter(target, openHead(folder), shapeFromPaths(paths), 64);
+    observe(dynamic, text);
+    observe(fixed, text);
+    const known = new Map<string, number>();
+    const all = dynamic.propose(text.at(-1)!, 10);
+    for (let node = 1; node < all.size; node++) known.set(pathTo(all, node), all.logProbabilities![node]!);
+    const tree = fixed.propose(text.at(-1)!, 10);
+    expect(tree.size).toBe(paths.length + 1);
+    for (let node = 1; node < tree.size; node++)
+      expect(tree.logProbabilities![node]).toBeCloseTo(known.get(pathTo(tree, node))!, 5);
+  });
 });
+
+const pathTo = ({ tokens, parents }: DraftTree, node: number): string =>
+  node === 0 ? '' : `${pathTo({ size: 0, tokens, parents }, parents[node]!)}/${tokens[node]}`;
+
+/** Log-probabilities along every path add up to these. */
+function expectScores({ size, parents, logProbabilities }: DraftTree, scores: readonly number[]): void {
+  const sums = [0];
+  expect(logProbabilities![0]).toBe(0);
+  for (let node = 1; node < size; node++) sums.push(sums[parents[node]!]! + logProbabilities![node]!);
+  expect(sums.length).toBe(scores.length);
+  for (const [node, sum] of sums.entries()) expect(sum).toBeCloseTo(scores[node]!, 4);
+}
 
 /** A candidate: its path's tokens, log-probability, and the feature predicted at its parent. */
 interface Candidate {
@@ -304,7 +335,7 @@ function definition(
   text: readonly number[],
   { depth, topK, total }: DynamicTree,
   maxDepth: number,
-): TreeCopy {
+): TreeCopy & { readonly scores: readonly number[] } {
   const childrenOf = (parent: Candidate): Candidate[] => {
     const inputs = [...text.slice(1), ...parent.path];
     const batch = new ForwardBatch(64);
@@ -332,10 +363,12 @@ function definition(
     all.push(...level);
   }
   const kept = new Set(byScore(all).slice(0, total - 1));
-  const nodes = all.filter((candidate) => kept.has(candidate)).map(({ path }) => path);
+  const chosen = all.filter((candidate) => kept.has(candidate));
+  const nodes = chosen.map(({ path }) => path);
   const nodeOf = new Map([['', 0], ...nodes.map((path, i) => [path.join(), i + 1] as const)]);
   return {
     tokens: [text.at(-1)!, ...nodes.map((path) => path.at(-1)!)],
     parents: [-1, ...nodes.map((path) => nodeOf.get(path.slice(0, -1).join())!)],
+    scores: [0, ...chosen.map(({ score }) => score)],
   };
 }
