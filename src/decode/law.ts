@@ -1,7 +1,5 @@
-/** Laws of tokens, and one way to draw from them. */
-
-/** Weights of tokens, [V]: any positive multiple of the probabilities is the same law. */
-export type Law = Float32Array | Float64Array;
+/** One way to draw from laws of tokens. */
+import type { Law } from '../draft/draft-laws.ts';
 
 /** Weights per partial sum: a draw over V adds each weight once, then walks the sums and one chunk. */
 const CHUNK = 256;

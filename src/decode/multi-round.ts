@@ -10,9 +10,9 @@
  *
  * So it is exact only if q_i is the law that x_i was drawn from: children in the order of their draws, none left out for what it is.
  */
-import type { DraftLaws } from '../draft/draft-laws.ts';
+import type { DraftLaws, Law } from '../draft/draft-laws.ts';
 import type { DraftTree } from '../draft/tree.ts';
-import { CumulativeDraw, type Law, sumOf } from './law.ts';
+import { CumulativeDraw, sumOf } from './law.ts';
 import type { Verdict } from './verify.ts';
 
 /** A law is read before the next one is asked for, so they may share a buffer. */

@@ -1,5 +1,7 @@
 /** How guesses came about: multi-round verification has to know of every drawn token which law it was drawn from. */
-import type { Law } from '../decode/law.ts';
+
+/** Weights of tokens, [V]: any positive multiple of the probabilities is the same law. */
+export type Law = Float32Array | Float64Array;
 
 /**
  * How a child came from its node's draft law q, as from an urn:

@@ -6,10 +6,9 @@
  *
  * Knows logits and laws, nothing of forwards or of how rows make up a tree.
  */
-import type { Law } from '../decode/law.ts';
 import type { Kernels } from '../kernels/kernels.ts';
 import { copyRow, ScratchTensor, type Tensor } from '../tensor/tensor.ts';
-import type { DraftSampling } from './draft-laws.ts';
+import type { DraftSampling, Law } from './draft-laws.ts';
 import type { Guesses } from './tree-grower.ts';
 
 export class DrawnGuesses {
