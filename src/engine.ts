@@ -334,7 +334,7 @@ function readTree({ tree, treeSize }: EngineOptions, contextSize: number): TreeP
   return treeSize === undefined ? undefined : treePolicy({ kind: 'static', nodes: treeSize });
 }
 
-function buildTokenizer(tokenizer: NonNullable<Checkpoint['tokenizer']>, path: string): Tokenizer {
+export function buildTokenizer(tokenizer: NonNullable<Checkpoint['tokenizer']>, path: string): Tokenizer {
   return tokenizer.kind === 'gguf'
     ? tokenizerFromGguf(tokenizer.data, path)
     : tokenizerFromJson(tokenizer.tokenizerJson, tokenizer.tokenizerConfig, path);

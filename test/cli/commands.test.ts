@@ -27,8 +27,8 @@ describe('the command line', () => {
 
   test.each([
     [['generate', '--promt', 'x'], 'Did you mean --prompt?'],
-    [['generate'], 'give either --prompt or --prompts'],
-    [['generate', '--prompt', 'x', '--prompts', 'y'], 'give either --prompt or --prompts'],
+    [['generate'], 'give one of --prompt, --prompts and --prompt-ids'],
+    [['generate', '--prompt', 'x', '--prompts', 'y'], 'give one of --prompt, --prompts and --prompt-ids'],
     [['generate', '--prompt', 'x', '-n', '0'], 'expected at least 1, got 0'],
     [['generate', '--prompt', 'x', '-t', 'hot'], 'expected a number, got "hot"'],
     [['generate', '--prompt', 'x', '--dtype', 'q5'], 'Allowed choices are auto, f32, q8, q4'],
