@@ -5,9 +5,11 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { type Chance, MultiRoundVerifier, type TreeLaws } from '../../src/decode/multi-round.ts';
-import { createVerdict, type Verdict, verifyMatch } from '../../src/decode/verify.ts';
+import { createVerdict, verifyMatch } from '../../src/decode/verify.ts';
 import type { Drawing } from '../../src/draft/draft-laws.ts';
-import type { DraftTree } from '../../src/draft/tree.ts';
+import { type Choose, enumerate, sum } from '../support/enumerate.ts';
+import { type Fault, faulty, type Verify, without } from '../support/faulty-verifier.ts';
+import { sequencesOf } from '../support/sequences.ts';
 
 interface Row {
   readonly prefix: readonly number[];
@@ -31,14 +33,12 @@ const { vocab: V, cases } = JSON.parse(
 /** Draft depth; a round emits up to one token more. */
 const DEPTH = 2;
 const TOLERANCE = 1e-12;
+/** That made the target's laws of its logits. */
+const TEMPERATURE = 0.5;
 /** What the enumeration must see of a wrong verifier. */
 const VISIBLE = 1e-3;
 
-/** Sequences as numbers: their digits in base V + 1, each token plus 1; the empty one is 0. */
-const extended = (code: number, token: number): number => code * (V + 1) + token + 1;
-const codeOf = (tokens: readonly number[]): number => tokens.reduce(extended, 0);
-const lengthOf = (code: number): number => (code === 0 ? 0 : 1 + lengthOf(Math.floor(code / (V + 1))));
-const CODES = (V + 1) ** (DEPTH + 1);
+const { codes: CODES, extended, codeOf, distanceToTarget: distance } = sequencesOf(V, DEPTH + 1);
 
 /** By the code of the prefix. */
 function byPrefix(rows: readonly Row[]): Float64Array[] {
@@ -47,59 +47,12 @@ function byPrefix(rows: readonly Row[]): Float64Array[] {
   return laws;
 }
 
-const sum = (values: ArrayLike<number>): number => Array.from(values).reduce((total, value) => total + value, 0);
-
-function normalised(weights: ArrayLike<number>): number[] {
-  const mass = sum(weights);
-  return Array.from(weights, (weight) => weight / mass);
-}
-
-// --- every way that choices can fall ---
-
-/** An index, with probability proportional to its weight. */
-type Choose = (weights: ArrayLike<number>) => number;
-
-/** Plays once per way its choices can fall. */
-function enumerate<T>(play: (choose: Choose) => T, each: (outcome: T, probability: number) => void): void {
-  const taken: { readonly shares: readonly number[]; index: number }[] = [];
-  for (;;) {
-    let depth = 0;
-    let probability = 1;
-    const outcome = play((weights) => {
-      if (depth === taken.length) {
-        const shares = normalised(weights);
-        taken.push({ shares, index: shares.findIndex((share) => share > 0) });
-      }
-      const { shares, index } = taken[depth++]!;
-      probability *= shares[index]!;
-      return index;
-    });
-    each(outcome, probability);
-    for (;;) {
-      const last = taken.at(-1);
-      if (last === undefined) return;
-      const next = last.shares.findIndex((share, index) => index > last.index && share > 0);
-      if (next < 0) taken.pop();
-      else {
-        last.index = next;
-        break;
-      }
-    }
-  }
-}
-
 // --- drafters: the children of one node ---
 
 interface Scheme {
   readonly children: number;
   readonly draw: (q: Float64Array, children: number, choose: Choose) => number[];
   readonly drawing: Drawing | readonly Drawing[];
-}
-
-function without(q: Float64Array, taken: readonly number[]): Float64Array {
-  const left = q.slice();
-  for (const token of taken) left[token] = 0;
-  return left;
 }
 
 function sortBy(q: Float64Array, tokens: readonly number[]): number[] {
@@ -169,8 +122,6 @@ const MIXED: Readonly<Record<string, Scheme>> = {
 
 // --- one round, and the law of what it emits ---
 
-type Verify = (tree: DraftTree, laws: TreeLaws, chance: Chance, verdict: Verdict) => void;
-
 const verifier = new MultiRoundVerifier(V);
 const multiRound: Verify = (tree, laws, chance, verdict) => verifier.verify(tree, laws, chance, verdict);
 const match: Verify = (tree, laws, chance, verdict) =>
@@ -238,21 +189,7 @@ function emittedLaw(
   return emitted;
 }
 
-/** What is emitted, continued by the target itself to DEPTH + 1 tokens, against the target's own law of so many. */
-function distanceToTarget(from: Case, emitted: Float64Array) {
-  const p = byPrefix(from.p);
-  const difference = new Float64Array(CODES);
-  const extend = (code: number, probability: number): void => {
-    if (lengthOf(code) > DEPTH) difference[code] = difference[code]! + probability;
-    else for (const token of ALL) extend(extended(code, token), probability * p[code]![token]!);
-  };
-  extend(0, -1);
-  emitted.forEach((probability, code) => {
-    if (probability !== 0) extend(code, probability); // NaN, too
-  });
-  const magnitudes = difference.map(Math.abs);
-  return { totalVariation: sum(magnitudes) / 2, largest: Math.max(...magnitudes) };
-}
+const distanceToTarget = (from: Case, emitted: Float64Array) => distance(byPrefix(from.p), emitted);
 
 function expectExact(from: Case, emitted: Float64Array): void {
   expect(Math.abs(sum(emitted) - 1)).toBeLessThan(TOLERANCE);
@@ -325,63 +262,9 @@ it.each([
 
 // --- tests of the test ---
 
-type Fault =
-  | 'none'
-  | 'q is not renormalised'
-  | 'equal siblings are skipped'
-  | 'the bonus is drawn from raw logits'
-  | 'the residual is not applied'
-  | 'the bonus is drawn from the fresh law';
-
-/** The temperature that made the target's law of its logits. */
-const TEMPERATURE = 0.5;
-
-/** Multi-round verification once more, with new arrays at each step, and with what can be got wrong in it. */
-function faulty(fault: Fault): Verify {
-  return (tree, laws, chance, verdict) => {
-    let node = 0;
-    verdict.path[0] = 0;
-    verdict.pathLength = 1;
-    for (;;) {
-      const fresh: readonly number[] = [...laws.target(node, 0)];
-      const q = Float64Array.from(laws.draft(node) ?? []);
-      const tried: number[] = [];
-      let owed = fresh;
-      let accepted = -1;
-      for (let child = node + 1; child < tree.size && accepted < 0; child++) {
-        if (tree.parents[child] !== node) continue;
-        const token = tree.tokens[child]!;
-        if (fault === 'equal siblings are skipped' && tried.includes(token)) continue;
-        const law = draftLaw(q, tried, token, laws.drawing(child));
-        if (chance.accepts(Math.min(1, owed[token]! / law[token]!), child)) accepted = child;
-        else if (fault !== 'the residual is not applied')
-          owed = normalised(owed.map((share, other) => Math.max(share - law[other]!, 0)));
-        tried.push(token);
-      }
-      if (accepted < 0) {
-        // EAGLE-1's code did so where nothing had been rejected.
-        if (fault === 'the bonus is drawn from raw logits' && tried.length === 0)
-          owed = normalised(fresh.map((share) => share ** TEMPERATURE));
-        if (fault === 'the bonus is drawn from the fresh law') owed = fresh;
-        verdict.bonus = chance.draw(Float64Array.from(owed));
-        return;
-      }
-      verdict.path[verdict.pathLength++] = accepted;
-      node = accepted;
-    }
-  };
-
-  function draftLaw(q: Float64Array, tried: readonly number[], token: number, drawing: Drawing): ArrayLike<number> {
-    if (drawing === 'point-mass') return ALL.map((other) => (other === token ? 1 : 0));
-    if (drawing === 'independent') return q;
-    const left = without(q, tried);
-    return fault === 'q is not renormalised' ? left : normalised(left);
-  }
-}
-
 describe('the enumeration finds what is wrong', () => {
   it.each(Object.entries(SCHEMES))('nothing, where the faults are put into, without them: %s', (_, scheme) => {
-    expectSame(emittedLaw(plain, scheme, faulty('none')), emittedLaw(plain, scheme, multiRound));
+    expectSame(emittedLaw(plain, scheme, faulty('none', TEMPERATURE)), emittedLaw(plain, scheme, multiRound));
   });
 
   it.each<readonly [Fault, string, Scheme]>([
@@ -397,7 +280,7 @@ describe('the enumeration finds what is wrong', () => {
     ['the bonus is drawn from the fresh law', 'without replacement', WITHOUT_REPLACEMENT],
     ['the bonus is drawn from the fresh law', 'point mass', POINT_MASS],
   ])('%s: %s', (fault, _, scheme) => {
-    const { totalVariation } = distanceToTarget(plain, emittedLaw(plain, scheme, faulty(fault)));
+    const { totalVariation } = distanceToTarget(plain, emittedLaw(plain, scheme, faulty(fault, TEMPERATURE)));
     expect(totalVariation).toBeGreaterThan(VISIBLE);
   });
 
