@@ -8,6 +8,7 @@ import { staticShape } from '../../src/draft/tree.ts';
 import { createKernels } from '../../src/kernels/choose.ts';
 import type { KvCache } from '../../src/model/kv-cache.ts';
 import { randomInteger, xorshift } from '../support/random.ts';
+import { registered, TREES } from '../support/registered.ts';
 import { tinyHead, tinyTarget } from '../support/tiny.ts';
 
 const kernels = createKernels();
@@ -23,11 +24,10 @@ afterAll(() => {
 const CAPACITY = 240;
 const CONTEXT = 200;
 const fixed = (nodes: number): EagleDrafter => new EagleDrafter(target, tinyHead(target), staticShape(nodes), CONTEXT);
-const DRAFTERS: Readonly<Record<string, () => Drafter>> = {
-  none: () => new NoDrafter(),
-  eagle: () => fixed(12),
-  'eagle, tree of one node': () => fixed(1),
-};
+const dynamic = (): EagleDrafter => new EagleDrafter(target, tinyHead(target), TREES.dynamic!, CONTEXT);
+const DRAFTERS: Readonly<Record<string, () => Drafter>> = Object.fromEntries(
+  registered(target).map(({ label, make }) => [label, () => make(target, CONTEXT)]),
+);
 
 function tokensOf(length: number, seed = length): number[] {
   const random = xorshift(seed);
@@ -110,7 +110,11 @@ function expectContinued(
   return cached;
 }
 
-const OPTIONS: readonly GenerateOptions[] = [{}, { temperature: 1, seed: 5, repeatPenalty: 1.2 }];
+const OPTIONS: readonly GenerateOptions[] = [
+  {},
+  { temperature: 1, seed: 5, repeatPenalty: 1.2 },
+  { temperature: 2, seed: 5, verify: 'multi-round' },
+];
 /** The head's last row has eaten a token of the old text: where the texts part within what it has seen, one row more is computed. */
 const parted = (drafter: Drafter, shared: number): number =>
   drafter instanceof EagleDrafter && drafter.maxNodes > 1 ? shared - 1 : shared;
@@ -217,7 +221,7 @@ it('goes on after an error within the head', () => {
     });
     expect(() => [...generate(target, drafter, cache, text, { maxTokens: 16 })]).toThrow('a broken head');
     vi.restoreAllMocks();
-    expectContinued('eagle', drafter, cache, [...text, ...tokensOf(5)]);
+    expectContinued('eagle, static', drafter, cache, [...text, ...tokensOf(5)]);
   }
 });
 
@@ -232,12 +236,12 @@ it('a drafter that was not there has its rows made up for; one that was goes on'
     return cached;
   };
   expect(turn('none')).toBe(0);
-  expect(turn('eagle')).toBe(0); // the head has no features: all rows are computed again
-  expect(turn('eagle')).toBe(65);
+  expect(turn('eagle, static')).toBe(0); // the head has no features: all rows are computed again
+  expect(turn('eagle, static')).toBe(65);
   expect(turn('none')).toBe(85);
   expect(turn('none')).toBe(105);
-  expect(turn('eagle')).toBe(85); // as far as it was when it was asked last
-  expect(turn('eagle')).toBe(145);
+  expect(turn('eagle, static')).toBe(85); // as far as it was when it was asked last
+  expect(turn('eagle, static')).toBe(145);
 });
 
 it('a drafter that has seen another text goes on only from what is the same in both', () => {
@@ -248,19 +252,19 @@ it('a drafter that has seen another text goes on only from what is the same in b
   run(drafter, cache, [...start, 1, ...tokensOf(60)]);
   const text = [...start, 2, ...tokensOf(50)];
   expect(expectContinued('none', none, cache, text)).toBe(40);
-  expect(expectContinued('eagle', drafter, cache, [...text, 3])).toBe(39);
+  expect(expectContinued('eagle, static', drafter, cache, [...text, 3])).toBe(39);
 });
 
 it('whatever is asked in whatever order', () => {
   const random = xorshift(7);
   using none = new NoDrafter();
   using drafter = fixed(12);
-  using other = fixed(12);
+  using other = dynamic();
   using cache = target.createCache(1, CAPACITY);
   const drafters: readonly (readonly [string, Drafter])[] = [
     ['none', none],
-    ['eagle', drafter],
-    ['eagle', other],
+    ['eagle, static', drafter],
+    ['eagle, dynamic', other],
   ];
   let text = tokensOf(10);
   let saved = 0;
@@ -269,6 +273,7 @@ it('whatever is asked in whatever order', () => {
     const options = {
       temperature: randomInteger(random, 0, 2),
       seed: turn,
+      verify: turn % 3 === 0 ? ('multi-round' as const) : ('match' as const),
       prefillChunk: 1 + randomInteger(random, 0, 70),
     };
     const length = randomInteger(random, 1, 20);

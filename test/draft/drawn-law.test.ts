@@ -3,19 +3,20 @@
  * verification can fall, with exact probabilities, sum to the law of the real target.
  */
 import { afterAll, describe, expect, it } from 'vitest';
+import { CumulativeDraw } from '../../src/decode/law.ts';
 import { type Chance, MultiRoundVerifier, type TreeLaws } from '../../src/decode/multi-round.ts';
-import { Sampler, type SamplingOptions } from '../../src/decode/sampler.ts';
+import type { SamplingOptions } from '../../src/decode/sampler.ts';
 import { createVerdict, verifyMatch } from '../../src/decode/verify.ts';
 import type { DraftSampling } from '../../src/draft/draft-laws.ts';
 import { EagleDrafter } from '../../src/draft/eagle.ts';
 import { chainShape, type DraftTree, shapeFromPaths } from '../../src/draft/tree.ts';
 import type { TreePolicy } from '../../src/draft/tree-policy.ts';
 import { createKernels } from '../../src/kernels/choose.ts';
-import { COMMITTED, ForwardBatch } from '../../src/model/forward-batch.ts';
 import { type Choose, enumerate, normalised } from '../support/enumerate.ts';
 import { faulty, type Verify } from '../support/faulty-verifier.ts';
+import { xorshift } from '../support/random.ts';
 import { proposalsAfter } from '../support/repeated-proposal.ts';
-import { sequencesOf } from '../support/sequences.ts';
+import { lawsAfter, sequencesOf } from '../support/sequences.ts';
 import { TINY_CONFIG, tinyHead, tinyTarget } from '../support/tiny.ts';
 
 const V = 5;
@@ -35,35 +36,7 @@ afterAll(() => {
 
 const { codes, extended, distanceToTarget } = sequencesOf(V, DEPTH + 1);
 
-/** The target's law after the prefix and each further sequence of up to DEPTH tokens: weights as the sampler gives them, by code. */
-function targetLaws(options: SamplingOptions): Float32Array[] {
-  const sampler = new Sampler(kernels, V, options);
-  using cache = target.createCache(1, 64);
-  const sequence = cache.sequences[0]!;
-  const batch = new ForwardBatch(64, 256);
-  let parent = COMMITTED;
-  for (const token of PREFIX) parent = batch.append(sequence, token, parent, true);
-  const below: { readonly code: number; readonly row: number; readonly path: readonly number[] }[] = [
-    { code: 0, row: parent, path: [] },
-  ];
-  for (let i = 0; i < below.length; i++) {
-    const { code, row, path } = below[i]!;
-    if (path.length === DEPTH) break;
-    for (let token = 0; token < V; token++)
-      below.push({
-        code: extended(code, token),
-        row: batch.append(sequence, token, row, true),
-        path: [...path, token],
-      });
-  }
-  const { logits } = target.forward(batch, cache);
-  const laws: Float32Array[] = [];
-  for (const { code, row, path } of below) {
-    const tokens = Int32Array.from([...PREFIX, ...path]);
-    laws[code] = sampler.law(logits, row, { tokens, length: tokens.length, promptLength: PREFIX.length }).slice();
-  }
-  return laws;
-}
+const targetLaws = (options: SamplingOptions): Float32Array[] => lawsAfter(target, PREFIX, DEPTH, options);
 
 interface Round {
   readonly tree: TreePolicy;
@@ -165,6 +138,26 @@ describe.each(Object.entries(TREES))('%s', (_, tree) => {
       expect(largest).toBeLessThan(TOLERANCE);
     }
   });
+});
+
+it('siblings differ, and their laws are on record as they were before the draws', () => {
+  using drafter = new EagleDrafter(target, tinyHead(target), threeBelow(1), 64);
+  using cache = target.createCache(1, 64);
+  const propose = proposalsAfter(target, cache, drafter, PREFIX);
+  const random = xorshift(3);
+  const cumulative = new CumulativeDraw(V);
+  const firstLaws = new Set<string>();
+  for (let i = 0; i < 100; i++) {
+    const { tokens, laws } = propose(
+      { inverseTemperature: 1 / HOT, draw: (law) => cumulative.draw(law, random()) },
+      DEPTH,
+    );
+    expect(new Set(tokens.subarray(1, 4)).size).toBe(3);
+    expect(new Set(tokens.subarray(4, 7)).size).toBe(3);
+    firstLaws.add(laws!.draft(0)!.join());
+    expect(laws!.draft(2)!.every((weight) => weight > 0)).toBe(true);
+  }
+  expect(firstLaws.size).toBe(1);
 });
 
 it('a dynamic tree, tried as point masses, is accepted as often as matched', () => {

@@ -2,6 +2,7 @@
 import { cpSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it, vi } from 'vitest';
+import { VERIFIERS } from '../../src/decode/verifier.ts';
 import type { TreeOption } from '../../src/draft/tree-option.ts';
 import { type Engine, loadEngine, type TextResult } from '../../src/engine.ts';
 import { CheckpointError, DisposedError, RequestError } from '../../src/errors.ts';
@@ -52,6 +53,12 @@ async function drain(stream: AsyncGenerator<unknown, TextResult, void>): Promise
     const next = await stream.next();
     if (next.done) return next.value;
   }
+}
+
+/** A signal that is found aborted when it is looked at once more after so many times. */
+function abortsAfter(looks: number): AbortSignal {
+  let left = looks;
+  return Object.defineProperty(new AbortController().signal, 'aborted', { get: () => left-- <= 0 });
 }
 
 function everythingReleased(): boolean {
@@ -118,6 +125,32 @@ describe('abort', () => {
     expect(result).toMatchObject({ stopReason: 'abort', newIds: [] });
     expect((await drain(engine.stream(prompt, { maxTokens: 3 }))).newIds).toHaveLength(3);
   });
+
+  it.each([
+    { kind: 'static', nodes: 12 },
+    { kind: 'chain', depth: 4 },
+    { kind: 'dynamic', depth: 3, topK: 4, total: 16 },
+  ] satisfies TreeOption[])(
+    'wherever it is looked for, with any drafter: the beginning of the text, and the next is whole, %o',
+    async (tree) => {
+      using engine = await loadEngine({ model, head, dtype: 'f32', tree });
+      for (const drafter of engine.drafters) {
+        for (const verify of VERIFIERS) {
+          const options = { drafter, verify, temperature: 1, seed: 3, maxTokens: 16, prefillChunk: 2 };
+          engine.forget();
+          const whole = await drain(engine.stream(prompt, options));
+          let aborted = true;
+          for (let looks = 0; aborted; looks++) {
+            const signal = abortsAfter(looks);
+            const cut = await drain(engine.stream(prompt, { ...options, signal }));
+            aborted = cut.stopReason === 'abort';
+            expect(cut.newIds).toEqual(whole.newIds.slice(0, cut.newIds.length));
+            expect((await drain(engine.stream(prompt, options))).newIds).toEqual(whole.newIds);
+          }
+        }
+      }
+    },
+  );
 
   it('within the text, which then is what was streamed', async () => {
     using engine = await loadEngine({ dtype: 'q8', treeSize: 8, contextSize: 128 });

@@ -5,7 +5,15 @@ import { type Engine, loadEngine, type TextChunk, type TextOptions, type TextRes
 import type { ChatMessage } from '../../src/tokenizer/chat-template.ts';
 
 const engine = await loadEngine({ dtype: 'q8', treeSize: 12, contextSize: 256 });
-afterAll(() => engine[Symbol.dispose]());
+const dynamic = await loadEngine({
+  dtype: 'q8',
+  tree: { kind: 'dynamic', depth: 3, topK: 4, total: 12 },
+  contextSize: 256,
+});
+afterAll(() => {
+  engine[Symbol.dispose]();
+  dynamic[Symbol.dispose]();
+});
 
 const prompt = engine.encode([
   { role: 'user', content: 'What is 17 + 25? Think step by step, then repeat the answer.' },
@@ -37,11 +45,15 @@ async function both(options: TextOptions, on: Engine = engine): Promise<TextResu
   return drafted;
 }
 
-describe('SmolLM2-135M-Instruct with its head', async () => {
-  const { chunks, result } = await run({ maxTokens: 64, drafter: 'eagle' });
+describe.each([
+  ['static', engine],
+  ['dynamic', dynamic],
+] as const)('SmolLM2-135M-Instruct with its head, %s tree', async (_, on) => {
+  const { chunks, result } = await run({ maxTokens: 64, drafter: 'eagle' }, on);
 
   it('accepts drafts at all', () => {
     expect(result.stats.acceptanceLength).toBeGreaterThan(1.3);
+    expect(result.stats.treeSize).toBeGreaterThan(10);
     expect(Math.max(...chunks.map((chunk) => chunk.tokens.length))).toBeGreaterThan(2);
   });
 
@@ -51,7 +63,7 @@ describe('SmolLM2-135M-Instruct with its head', async () => {
     { temperature: 1, topP: 0.9, topK: 40, minP: 0.02, seed: 2 ** 32 - 1 },
     { repeatPenalty: 1.2, frequencyPenalty: 0.3, presencePenalty: 0.2 },
   ] satisfies TextOptions[])('writes the same text with %o', async (options) => {
-    await both({ ...options, maxTokens: 32 });
+    await both({ ...options, maxTokens: 32 }, on);
   });
 
   it('stops at a stop string inside an accepted path', async () => {
@@ -70,7 +82,7 @@ describe('SmolLM2-135M-Instruct with its head', async () => {
       }
     }
     expect(found).toBeDefined();
-    const cut = await both({ maxTokens: 64, stop: [found!.stop] });
+    const cut = await both({ maxTokens: 64, stop: [found!.stop] }, on);
     expect(cut.stopReason).toBe('stopString');
     expect(cut.text).toBe(found!.before);
     expect(cut.newIds).toHaveLength(found!.count);
@@ -78,25 +90,13 @@ describe('SmolLM2-135M-Instruct with its head', async () => {
 
   it('stops at any number of tokens and any context', async () => {
     for (const maxTokens of [1, 3, 4, 8]) {
-      expect(await both({ maxTokens })).toMatchObject({
+      expect(await both({ maxTokens }, on)).toMatchObject({
         stopReason: 'maxTokens',
         newIds: result.newIds.slice(0, maxTokens),
       });
     }
     const endTokens = new Set([result.newIds[9]!]);
-    expect((await both({ endTokens })).stopReason).toBe('endToken');
-  });
-
-  it('writes the same text with a dynamic tree, greedy and drawn', async () => {
-    using dynamic = await loadEngine({
-      dtype: 'q8',
-      tree: { kind: 'dynamic', depth: 3, topK: 4, total: 12 },
-      contextSize: 256,
-    });
-    const greedy = await both({ maxTokens: 48 }, dynamic);
-    expect(greedy.stats.treeSize).toBeGreaterThan(11);
-    expect(greedy.stats.acceptanceLength).toBeGreaterThan(1.3);
-    await both({ maxTokens: 48, temperature: 0.8, seed: 7 }, dynamic);
+    expect((await both({ endTokens }, on)).stopReason).toBe('endToken');
   });
 
   it('stops where the context ends', async () => {
@@ -107,6 +107,34 @@ describe('SmolLM2-135M-Instruct with its head', async () => {
       while (!next.done) next = await stream.next();
       expect(next.value).toMatchObject({ stopReason: 'contextLimit', newIds: result.newIds.slice(0, 9) });
     }
+  });
+});
+
+describe('multi-round verification', () => {
+  const options: TextOptions = { temperature: 1, topP: 0.95, seed: 9, verify: 'multi-round', drafter: 'eagle' };
+
+  it('accepts drafts, and writes the same text for the same seed', async () => {
+    const { result } = await run({ ...options, maxTokens: 64 });
+    expect(result.stats.acceptanceLength).toBeGreaterThan(1.2);
+    expect((await run({ ...options, maxTokens: 64 })).result.newIds).toEqual(result.newIds);
+    expect((await run({ ...options, maxTokens: 64, seed: 10 })).result.newIds).not.toEqual(result.newIds);
+  });
+
+  it('writes the text of match where guesses are chosen, and where nothing is left to chance', async () => {
+    const { result } = await run({ ...options, maxTokens: 32 }, dynamic);
+    expect(result.newIds).toEqual((await run({ ...options, verify: 'match', maxTokens: 32 }, dynamic)).result.newIds);
+    await both({ verify: 'multi-round', maxTokens: 32 });
+  });
+
+  it('a stop string cuts an accepted path', async () => {
+    const { chunks, result } = await run({ ...options, maxTokens: 64 });
+    const { tokens } = chunks.find((chunk) => chunk.tokens.length > 2)!;
+    const stop = tokens[0]!.text + tokens[1]!.text;
+    const cut = (await run({ ...options, maxTokens: 64, stop: [stop] })).result;
+    expect(cut.stopReason).toBe('stopString');
+    expect(cut.text).toBe(result.text.slice(0, result.text.indexOf(stop)));
+    expect(cut.newIds).toEqual(result.newIds.slice(0, cut.newIds.length));
+    expect(cut.stats.newTokens).toBe(cut.newIds.length);
   });
 });
 

@@ -1,6 +1,6 @@
 /** Drafters for tests: they say what they are told, and know how far the text is. */
+import type { DraftLaws } from '../../src/draft/draft-laws.ts';
 import type { Drafter } from '../../src/draft/drafter.ts';
-import type { EagleDrafter } from '../../src/draft/eagle.ts';
 import type { DraftTree } from '../../src/draft/tree.ts';
 import type { Tensor } from '../../src/tensor/tensor.ts';
 
@@ -15,10 +15,12 @@ export class ScriptedDrafter implements Drafter {
   readonly name = 'scripted';
   readonly maxNodes = 16;
   readonly #script: Script;
+  readonly #laws: DraftLaws | undefined;
   #position = 0;
 
-  constructor(script: Script) {
+  constructor(script: Script, laws?: DraftLaws) {
     this.#script = script;
+    this.#laws = laws;
   }
 
   resume(_text: readonly number[], held: number): number {
@@ -36,22 +38,23 @@ export class ScriptedDrafter implements Drafter {
       size: nodes.length + 1,
       tokens: Int32Array.from([root, ...nodes.map(([, token]) => token)]),
       parents: Int32Array.from([-1, ...nodes.map(([parent]) => parent)]),
+      laws: this.#laws,
     };
   }
 
   [Symbol.dispose](): void {}
 }
 
-/** An EAGLE drafter whose first guess at every node is put right, so that both caches live through long accepted paths. */
+/** A drafter whose first guess at every node is put right, so that both caches live through long accepted paths. */
 export class CorrectedDrafter implements Drafter {
   readonly name = 'corrected';
   readonly maxNodes: number;
-  readonly #inner: EagleDrafter;
+  readonly #inner: Drafter;
   readonly #text: readonly number[];
   #position = 0;
 
   /** @param text prompt and plain continuation. */
-  constructor(inner: EagleDrafter, text: readonly number[]) {
+  constructor(inner: Drafter, text: readonly number[]) {
     this.#inner = inner;
     this.#text = text;
     this.maxNodes = inner.maxNodes;

@@ -1,4 +1,7 @@
 /** Laws of short token sequences, and how far what a round emits is from the target's. */
+import { Sampler, type SamplingOptions } from '../../src/decode/sampler.ts';
+import { COMMITTED, ForwardBatch } from '../../src/model/forward-batch.ts';
+import type { TargetModel } from '../../src/model/target.ts';
 import { sum } from './enumerate.ts';
 
 /** Sequences of up to `length` of V tokens as numbers: their digits in base V + 1, each token plus 1; the empty one is 0. */
@@ -28,4 +31,37 @@ export function sequencesOf(vocabSize: number, length: number) {
   }
 
   return { codes, extended, codeOf, distanceToTarget };
+}
+
+/** The target's law after the prefix and each further sequence of up to `length` tokens: weights as the sampler gives them, by code. */
+export function lawsAfter(
+  target: TargetModel,
+  prefix: readonly number[],
+  length: number,
+  options: SamplingOptions,
+): Float32Array[] {
+  const { vocabSize } = target.config;
+  const { extended } = sequencesOf(vocabSize, length);
+  const sampler = new Sampler(target.kernels, vocabSize, options);
+  const rows = prefix.length + 2 * vocabSize ** length;
+  using cache = target.createCache(1, rows);
+  const sequence = cache.sequences[0]!;
+  const batch = new ForwardBatch(rows, rows * (prefix.length + length));
+  let parent = COMMITTED;
+  for (const token of prefix) parent = batch.append(sequence, token, parent, true);
+  const below: { code: number; row: number; path: readonly number[] }[] = [{ code: 0, row: parent, path: [] }];
+  for (const { code, row, path } of below) {
+    if (path.length === length) break;
+    for (let token = 0; token < vocabSize; token++) {
+      const next = batch.append(sequence, token, row, true);
+      below.push({ code: extended(code, token), row: next, path: [...path, token] });
+    }
+  }
+  const { logits } = target.forward(batch, cache);
+  const laws: Float32Array[] = [];
+  for (const { code, row, path } of below) {
+    const tokens = Int32Array.from([...prefix, ...path]);
+    laws[code] = sampler.law(logits, row, { tokens, length: tokens.length, promptLength: prefix.length }).slice();
+  }
+  return laws;
 }

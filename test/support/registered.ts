@@ -1,0 +1,42 @@
+/** What the contract is kept by: every line of the registry, each drafter that has use for a tree with every kind of it. */
+import type { Drafter } from '../../src/draft/drafter.ts';
+import { createDrafter, DRAFTERS } from '../../src/draft/registry.ts';
+import { chainShape, shapeFromPaths, staticShape } from '../../src/draft/tree.ts';
+import type { TreePolicy } from '../../src/draft/tree-policy.ts';
+import type { TargetModel } from '../../src/model/target.ts';
+import { tinyHead } from './tiny.ts';
+
+export const TREES: Readonly<Record<string, TreePolicy>> = {
+  'one node': staticShape(1),
+  chain: chainShape(4),
+  static: staticShape(12),
+  'whole static': staticShape(),
+  'paths with gaps': shapeFromPaths([[0], [3], [0, 1], [0, 1, 0], [0, 1, 2], [3, 0]]),
+  dynamic: { kind: 'dynamic', depth: 4, topK: 4, total: 20 },
+};
+
+export interface Registered {
+  readonly label: string;
+  readonly make: (target: TargetModel, contextSize: number) => Drafter;
+}
+
+/** @param sample any target: a drafter's number of nodes tells whether it has use for a tree. */
+export function registered(sample: TargetModel): readonly Registered[] {
+  return DRAFTERS.flatMap((name) => {
+    const make = (target: TargetModel, contextSize: number, tree: TreePolicy): Drafter => {
+      const drafter = createDrafter(name, { target, contextSize, tree, openHead: () => tinyHead(target) });
+      if (drafter === undefined) throw new Error(`the test has not all that "${name}" is made of`);
+      return drafter;
+    };
+    const nodesWith = (tree: TreePolicy): number => {
+      using drafter = make(sample, 64, tree);
+      return drafter.maxNodes;
+    };
+    if (nodesWith(staticShape(3)) === nodesWith(staticShape(5)))
+      return [{ label: name, make: (target, contextSize) => make(target, contextSize, staticShape(1)) }];
+    return Object.entries(TREES).map(([kind, tree]) => ({
+      label: `${name}, ${kind}`,
+      make: (target, contextSize) => make(target, contextSize, tree),
+    }));
+  });
+}
