@@ -1,4 +1,7 @@
-/** What a model file or a draft head is, from its headers: weights are not read, so a file of any size takes a moment. */
+/**
+ * What a model file or a draft head is, from its headers: weights are not read, so a file of any size takes a moment. Only the agreement of
+ * a head with a target takes both.
+ */
 import { createHash } from 'node:crypto';
 import { createReadStream, statSync } from 'node:fs';
 import type { Command } from 'commander';
@@ -6,17 +9,19 @@ import { type Checkpoint, type CheckpointTokenizer, openCheckpoint } from '../ch
 import { type HeadFiles, isHeadDirectory, openHeadFiles } from '../checkpoint/head.ts';
 import { resolveModel } from '../checkpoint/hub.ts';
 import { DEFAULT_MODEL, HEAD_DTYPE, shippedHead } from '../engine.ts';
-import { CheckpointError, RequestError } from '../errors.ts';
+import { RequestError } from '../errors.ts';
 import { KV_DTYPES } from '../kernels/kernels.ts';
 import { MODEL_DTYPES } from '../model/weights.ts';
 import type { TensorSource } from '../tensor/source.ts';
 import { printJson } from './common.ts';
-import { type Footprint, footprintOf, headFootprint } from './footprint.ts';
+import { type Footprint, footprintOf } from './footprint.ts';
 import { formatBytes, formatCount, formatFields, formatTable } from './format.ts';
+import { checkFit, describeAgreement, type Fit, type MeasuredAgreement, measureHead } from './head-fit.ts';
 import { FetchReporter, ProgressBar } from './progress.ts';
 
 interface Flags {
   readonly target?: string;
+  readonly agreement: boolean;
   readonly sha256?: boolean;
   readonly json?: boolean;
 }
@@ -27,6 +32,10 @@ export function register(program: Command): void {
     .description('file, config, tensors and memory of a model or of a draft head')
     .argument('[reference]', 'path or built-in alias of a model, or the directory of a head', DEFAULT_MODEL)
     .option('--target <model>', 'for a head: check that it fits this model, exit code 1 if not')
+    .option(
+      '--no-agreement',
+      'with --target: do not load the two and compare the head’s guesses with the model’s tokens',
+    )
     .option('--sha256', 'the file’s hash, which means reading all of it')
     .option('--json', 'one JSON line')
     .action(async (reference: string, flags: Flags) => {
@@ -74,7 +83,7 @@ async function inspectHead(directory: string, flags: Flags): Promise<void> {
   using head = openHeadFiles(directory);
   const { config, format, source } = head;
   const { draftVocabSize, vocabSize } = config;
-  const target = flags.target === undefined ? undefined : await checkTarget(flags.target, head);
+  const target = flags.target === undefined ? undefined : await checkTarget(directory, flags.target, head, flags);
   const report = {
     kind: 'head',
     path: directory,
@@ -100,26 +109,21 @@ async function inspectHead(directory: string, flags: Flags): Promise<void> {
           ? 'all tokens of the target'
           : `${formatCount(draftVocabSize)} of the target's ${formatCount(vocabSize)} tokens`,
       ],
-      ...targetField(target),
+      ...targetFields(target),
     ]),
   );
+  if (target !== undefined) process.stdout.write(`\n${checkLines(target)}`);
   process.stdout.write(`\n${tensorTable(report.tensors)}`);
 }
 
-type TargetCheck =
-  | { readonly path: string; readonly fits: true; readonly weightBytes: number }
-  | { readonly path: string; readonly fits: false; readonly problem: string };
+type TargetReport = Fit & { readonly path: string; readonly agreement?: MeasuredAgreement };
 
-/** The checks that loading makes, without the weights. */
-async function checkTarget(reference: string, head: HeadFiles): Promise<TargetCheck> {
+async function checkTarget(directory: string, reference: string, head: HeadFiles, flags: Flags): Promise<TargetReport> {
   const path = await fetchModel(reference);
   using target = await openCheckpoint(path);
-  try {
-    return { path, fits: true, weightBytes: headFootprint(target, head) };
-  } catch (error) {
-    if (!(error instanceof CheckpointError)) throw error;
-    return { path, fits: false, problem: error.message };
-  }
+  const fit = checkFit(target, head);
+  if (!fit.fits || !flags.agreement) return { path, ...fit };
+  return { path, ...fit, agreement: await measureHead(path, directory, head) };
 }
 
 async function fetchModel(reference: string): Promise<string> {
@@ -192,11 +196,18 @@ function configFields(config: Checkpoint['config'] | HeadFiles['config']): Field
 
 const hashField = (sha256: string | undefined): Field[] => (sha256 === undefined ? [] : [['sha256', sha256]]);
 
-function targetField(target: TargetCheck | undefined): Field[] {
+function targetFields(target: TargetReport | undefined): Field[] {
   if (target === undefined) return [];
-  if (!target.fits) return [['target', `does NOT fit ${target.path}: ${target.problem}`]];
-  const memory = `${formatBytes(target.weightBytes)} in memory at ${HEAD_DTYPE}`;
-  return [['target', `fits ${target.path}, ${memory}`]];
+  const { path, fits, problem, weightBytes, agreement } = target;
+  if (!fits) return [['target', `does NOT fit ${path}: ${problem}`]];
+  return [
+    ['target', `fits ${path}, ${formatBytes(weightBytes!)} in memory at ${HEAD_DTYPE}`],
+    ...(agreement === undefined ? [] : describeAgreement(agreement)),
+  ];
+}
+
+function checkLines({ checks }: TargetReport): string {
+  return formatFields(checks.map(({ what, fits, detail }) => [`${fits ? 'fits' : 'NO  '}  ${what}`, detail]));
 }
 
 function tensorTable({ count, bytes, byType }: TensorCounts): string {

@@ -108,8 +108,11 @@ export class EagleHead implements Disposable {
   }
 }
 
-/** `d2t` holds offsets: target id = draft id + d2t[draft id], ascending (EAGLE-3's convention). */
-function readTargetIds(source: TensorSource, config: HeadConfig): Int32Array | undefined {
+/**
+ * `d2t` holds offsets: target id = draft id + d2t[draft id], ascending (EAGLE-3's convention). Undefined where both vocabularies are the same.
+ * @throws CheckpointError where the map is missing or is none.
+ */
+export function readTargetIds(source: TensorSource, config: HeadConfig): Int32Array | undefined {
   const entry = source.entries.get('d2t');
   if (entry === undefined) {
     if (config.draftVocabSize === config.vocabSize) return undefined;
