@@ -1,10 +1,15 @@
 /** Rounds written down, read back with suspicion, and drawn. */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { PassThrough } from 'node:stream';
+import { finished } from 'node:stream/promises';
+import { setTimeout as delay } from 'node:timers/promises';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { displayWidth, escapeControls, truncate } from '../../src/cli/terminal-text.ts';
 import { readTrace, type TracedRound } from '../../src/cli/trace-file.ts';
+import { withProgress } from '../../src/cli/trace-rounds.ts';
 import { describeRound, drawTree } from '../../src/cli/trace-tree.ts';
+import { Viewer } from '../../src/cli/trace-viewer.ts';
 import { smolPath } from '../support/model.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
 import { eaglet, ensureBuilt, lines, TINY } from './support.ts';
@@ -307,5 +312,74 @@ describe('trace', () => {
     const { code, stdout, stderr } = await eaglet(args);
     expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
     expect(stderr).toContain(message);
+  });
+});
+
+describe('on a terminal', () => {
+  const rounds = Array.from({ length: 12 }, (_, i) => ({ ...ROUND, round: i + 1 }));
+  const KEYS = {
+    right: '\u001b[C',
+    left: '\u001b[D',
+    up: '\u001b[A',
+    down: '\u001b[B',
+    end: '\u001b[F',
+    home: '\u001b[H',
+  };
+
+  /** The last screen after these keys, and what the terminal was left with. */
+  async function press(
+    keys: readonly string[],
+    rows = 24,
+  ): Promise<{ readonly screen: string; readonly rest: string }> {
+    const input = new PassThrough();
+    const output = Object.assign(new PassThrough(), { columns: 80, rows });
+    let written = '';
+    output.setEncoding('utf8').on('data', (text: string) => {
+      written += text;
+    });
+    const viewer = new Viewer(withProgress(rounds), String, 'ids', input, output).run();
+    for (const key of keys) input.write(key);
+    const screens = (): string[] => written.split('\u001b[H').slice(1);
+    while (screens().length < keys.length + 1) await delay(1); // one to begin with, and one after each key
+    const screen = screens().at(-1)!;
+    written = '';
+    input.write('q');
+    await viewer;
+    output.end();
+    await finished(output);
+    return { screen, rest: written };
+  }
+
+  test.each([
+    ['the first round', [], 1],
+    ['space and arrows', [' ', KEYS.right, KEYS.right, KEYS.left], 3],
+    ['no round before the first', [KEYS.left, KEYS.left], 1],
+    ['End, and no round behind it', [KEYS.end, KEYS.right], 12],
+    ['Home', [KEYS.end, KEYS.home], 1],
+    ['a number and Enter', ['1', '0', '\r'], 10],
+    ['a number beyond the last', ['9', '9', '\r'], 12],
+    ['a number given up for another key', ['1', '1', KEYS.right, '\r'], 2],
+  ])('%s', async (_, keys, round) => {
+    const { screen } = await press(keys);
+    expect(screen).toContain(`round ${round} ·`);
+    expect(screen).toContain(`${round}/12`);
+  });
+
+  test('what does not fit is scrolled to, and counted', async () => {
+    // Title and tree have 8 lines, of which 5 fit above the last line but one.
+    const [top, down, bottom] = await Promise.all([
+      press([], 7),
+      press([KEYS.down, KEYS.down, KEYS.up], 7),
+      press(Array<string>(9).fill(KEYS.down), 7),
+    ]);
+    expect(top.screen).toContain('↓ 3 more lines');
+    expect(down.screen).toContain('↑ 1 · ↓ 2 more lines');
+    expect(bottom.screen).toContain('★ 282');
+    expect(bottom.screen).toContain('↑ 3 · ←');
+    expect(bottom.screen).not.toContain('round 1');
+  });
+
+  test('is left as it was found', async () => {
+    expect((await press([])).rest).toBe('\u001b[?25h\u001b[?1049l');
   });
 });
