@@ -2,6 +2,7 @@
 import { cpSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it, vi } from 'vitest';
+import type { Round } from '../../src/decode/generate.ts';
 import { VERIFIERS } from '../../src/decode/verifier.ts';
 import type { TreeOption } from '../../src/draft/tree-option.ts';
 import { type Engine, loadEngine, type TextResult } from '../../src/engine.ts';
@@ -106,6 +107,30 @@ describe('streams', () => {
     using engine = await load();
     for await (const _ of engine.stream(prompt)) break;
     expect((await drain(engine.stream(prompt, { maxTokens: 2 }))).newIds).toHaveLength(2);
+  });
+});
+
+describe('onRound', () => {
+  it('sees every round: what was drafted, what of it stood, and that together they are the text', async () => {
+    using engine = await load();
+    const text: number[] = [];
+    const onRound = ({ tree, verdict, committed }: Round, kept: number): void => {
+      expect(committed).toBe(prompt.length + text.length);
+      const drafts = Array.from(verdict!.path.subarray(1, verdict!.pathLength), (node) => tree!.tokens[node]!);
+      text.push(...[...drafts, verdict!.bonus].slice(0, kept));
+    };
+    const { newIds, stats } = await drain(engine.stream(prompt, { maxTokens: 20, onRound }));
+    expect(text).toEqual(newIds.slice(1)); // the first comes out of prefill
+    expect(stats.counters.num_accepted_tokens).toBe(text.length - stats.rounds);
+  });
+
+  it('what it throws ends the text, and leaves the engine free', async () => {
+    using engine = await load();
+    const onRound = (): void => {
+      throw new Error('the disk is full');
+    };
+    await expect(drain(engine.stream(prompt, { maxTokens: 20, onRound }))).rejects.toThrow('the disk is full');
+    expect((await drain(engine.stream(prompt, { maxTokens: 3 }))).newIds).toHaveLength(3);
   });
 });
 
