@@ -1,10 +1,16 @@
 /** Chance without chance: a play that draws is played once for every way its draws can fall. */
 
-export const sum = (values: ArrayLike<number>): number => Array.from(values).reduce((total, value) => total + value, 0);
+export function sum(values: ArrayLike<number>): number {
+  let total = 0;
+  for (let i = 0; i < values.length; i++) total += values[i]!;
+  return total;
+}
 
 export function normalised(weights: ArrayLike<number>): Float64Array {
   const mass = sum(weights);
-  return Float64Array.from(weights, (weight) => weight / mass);
+  const shares = new Float64Array(weights.length);
+  for (let i = 0; i < shares.length; i++) shares[i] = weights[i]! / mass;
+  return shares;
 }
 
 /** An index, with probability proportional to its weight. */

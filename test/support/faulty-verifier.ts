@@ -37,8 +37,7 @@ export function faulty(fault: Fault, temperature: number): Verify {
         q ??= normalised(laws.draft(node) ?? new Float64Array(fresh.length));
         const law = childLaw(q, tried, token, laws.drawing(child));
         if (chance.accepts(Math.min(1, owed[token]! / law[token]!), child)) accepted = child;
-        else if (fault !== 'the residual is not applied')
-          owed = normalised(owed.map((share, other) => Math.max(share - law[other]!, 0)));
+        else if (fault !== 'the residual is not applied') owed = residual(owed, law);
         tried.push(token);
       }
       if (accepted < 0) {
@@ -55,11 +54,17 @@ export function faulty(fault: Fault, temperature: number): Verify {
   };
 
   function childLaw(q: Float64Array, tried: readonly number[], token: number, drawing: Drawing): Float64Array {
-    if (drawing === 'point-mass') return q.map((_, other) => (other === token ? 1 : 0));
+    if (drawing === 'point-mass') return new Float64Array(q.length).fill(1, token, token + 1);
     if (drawing === 'independent') return q;
     const left = without(q, tried);
     return fault === 'q is not renormalised' ? left : normalised(left);
   }
+}
+
+function residual(owed: Float64Array, law: Float64Array): Float64Array {
+  const left = new Float64Array(owed.length);
+  for (let token = 0; token < left.length; token++) left[token] = Math.max(owed[token]! - law[token]!, 0);
+  return normalised(left);
 }
 
 export function without(law: Float64Array, taken: readonly number[]): Float64Array {

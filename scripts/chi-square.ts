@@ -1,0 +1,245 @@
+/**
+ * Whether multi-round verification leaves the target's law as it is, with the real head on the real model: after a fixed prefix one round
+ * is drafted and verified for each of many seeds, and its tokens are counted against the law (Pearson's chi-square). The first token is
+ * the root's, the second stands deeper in the tree: it is counted where the first was an accepted guess, given which one.
+ *
+ * Drafting and verification are run anew for every seed. The target's logits after a path of tokens are computed once: they are the same
+ * bits in every tree. Verifiers that are wrong in the known ways must fail on the same trees.
+ *
+ *   npm run test:chi-square -- --draws 20000
+ */
+import { parseArgs } from 'node:util';
+import { openHeadFiles } from '../src/checkpoint/head.ts';
+import { chanceFrom, type TreeLaws } from '../src/decode/multi-round.ts';
+import { Sampler, type SamplingOptions } from '../src/decode/sampler.ts';
+import { createVerifier } from '../src/decode/verifier.ts';
+import { createVerdict, type Verdict } from '../src/decode/verify.ts';
+import { EagleDrafter } from '../src/draft/eagle.ts';
+import { EagleHead } from '../src/draft/eagle-head.ts';
+import { type DraftTree, shapeFromPaths } from '../src/draft/tree.ts';
+import type { TreePolicy } from '../src/draft/tree-policy.ts';
+import { DEFAULT_MODEL, type Engine, HEAD_DTYPE, loadEngine, shippedHead } from '../src/engine.ts';
+import { COMMITTED, ForwardBatch } from '../src/model/forward-batch.ts';
+import type { KvCache } from '../src/model/kv-cache.ts';
+import type { Tensor } from '../src/tensor/tensor.ts';
+import { type ChiSquare, chiSquareTest, chiSquareTests } from '../test/support/chi-square.ts';
+import { type Fault, faulty } from '../test/support/faulty-verifier.ts';
+import { xorshift } from '../test/support/random.ts';
+import { proposalsAfter } from '../test/support/repeated-proposal.ts';
+
+const PREFIX = 'Once upon a time, in a village by the sea, there lived a';
+/** Draft depth. Third tokens are not looked at, so what is drawn below depth 2 may have any law. */
+const DEPTH = 2;
+/** Two of the root's children have none, so that an accepted leaf is among what is tested. */
+const DRAWN: TreePolicy = shapeFromPaths([[0], [1], [2], [3], [0, 0], [0, 1], [0, 2], [1, 0], [1, 1]]);
+const CHOSEN: TreePolicy = { kind: 'dynamic', depth: 1, topK: 4, total: 10 };
+const TEMPERATURES = [0.7, 1];
+const TOP_PS = [1, 0.9];
+/** Sixteen tests: a right verifier fails one of them once in six thousand sets of seeds. */
+const TOO_UNLIKELY = 1e-5;
+const FAULTS: readonly Fault[] = [
+  'q is not renormalised',
+  'the residual is not applied',
+  'the bonus is drawn from raw logits',
+];
+/** Enough for every fault to show; the faulty verifier is slow. */
+const FAULTY_DRAWS = 10_000;
+/** Of either tree. */
+const MOST_NODES = 10;
+const CONTEXT = 64;
+
+/** The target's logits after the prefix and the path down to each node of a tree, whatever tree it is. */
+class PathLogits implements Tensor {
+  readonly data = new Float32Array(0);
+  readonly cols: number;
+  readonly #engine: Engine;
+  readonly #cache: KvCache;
+  readonly #batch = new ForwardBatch(DEPTH + 1);
+  readonly #root: number;
+  readonly #known = new Map<string, Float32Array>();
+  #tree!: DraftTree;
+
+  constructor(engine: Engine, cache: KvCache, root: number) {
+    this.cols = engine.target.config.vocabSize;
+    this.#engine = engine;
+    this.#cache = cache;
+    this.#root = root;
+  }
+
+  get rows(): number {
+    return this.#tree.size;
+  }
+
+  of(tree: DraftTree): this {
+    this.#tree = tree;
+    return this;
+  }
+
+  row(node: number): Float32Array {
+    return this.after(pathOf(this.#tree, node));
+  }
+
+  after(path: readonly number[]): Float32Array {
+    if (path.length >= DEPTH) return this.after([]); // of a third token, which is not looked at
+    const known = this.#known.get(path.join());
+    if (known !== undefined) return known;
+    this.#batch.clear();
+    const sequence = this.#cache.sequences[0]!;
+    let parent = COMMITTED;
+    for (const token of [this.#root, ...path]) parent = this.#batch.append(sequence, token, parent, true);
+    const logits = this.#engine.target.forward(this.#batch, this.#cache).logits.row(path.length).slice();
+    sequence.rollback();
+    this.#known.set(path.join(), logits);
+    return logits;
+  }
+}
+
+/** Tokens from below the root down to a node. */
+function pathOf({ tokens, parents }: DraftTree, node: number): number[] {
+  const path: number[] = [];
+  for (let at = node; at > 0; at = parents[at]!) path.unshift(tokens[at]!);
+  return path;
+}
+
+/** What rounds have emitted. */
+class Counts {
+  readonly #vocabSize: number;
+  readonly first: Float64Array;
+  readonly second = new Map<number, Float64Array>();
+  emitted = 0;
+  rounds = 0;
+
+  constructor(vocabSize: number) {
+    this.#vocabSize = vocabSize;
+    this.first = new Float64Array(vocabSize);
+  }
+
+  add(tree: DraftTree, { path, pathLength, bonus }: Verdict): void {
+    const at = (index: number): number => (index < pathLength ? tree.tokens[path[index]!]! : bonus);
+    this.rounds++;
+    this.emitted += pathLength;
+    this.first[at(1)]!++;
+    if (pathLength < 2) return;
+    const after = this.second.get(at(1)) ?? new Float64Array(this.#vocabSize);
+    this.second.set(at(1), after);
+    after[at(2)]!++;
+  }
+
+  test(lawAfter: (path: readonly number[]) => Float32Array): { readonly first: ChiSquare; readonly second: ChiSquare } {
+    return {
+      first: chiSquareTest(this.first, lawAfter([])),
+      second: chiSquareTests(
+        [...this.second].map(([token, counts]) => ({ counts, probabilities: lawAfter([token]).slice() })),
+      ),
+    };
+  }
+}
+
+const { values: flags } = parseArgs({
+  options: { draws: { type: 'string', default: '20000' }, dtype: { type: 'string', default: 'q8' } },
+});
+const draws = Number(flags.draws);
+if (!Number.isInteger(draws) || draws < 1)
+  throw new RangeError(`--draws: a whole number of at least 1, got ${flags.draws}`);
+
+using engine = await loadEngine({ dtype: flags.dtype as 'q8', treeSize: 1, contextSize: CONTEXT });
+const { target, kernels } = engine;
+const { vocabSize } = target.config;
+const prefix = engine.encode(PREFIX);
+let failed = false;
+
+for (const [name, policy] of [
+  ['drawn', DRAWN],
+  ['dynamic', CHOSEN],
+] as const) {
+  using files = openHeadFiles(shippedHead(DEFAULT_MODEL)!);
+  const head = new EagleHead(target, files.config, files.source, { dtype: HEAD_DTYPE });
+  using drafter = new EagleDrafter(target, head, policy, CONTEXT);
+  using cache = target.createCache(1, CONTEXT);
+  const proposeAgain = proposalsAfter(target, cache, drafter, prefix);
+  // Where nothing is drawn the tree is the same every time.
+  const chosen = name === 'dynamic' ? proposeAgain(undefined, DEPTH) : undefined;
+  const propose: typeof proposeAgain = (...args) => chosen ?? proposeAgain(...args);
+  const logits = new PathLogits(engine, cache, prefix.at(-1)!);
+  for (const temperature of TEMPERATURES) run(name, temperature, propose, logits);
+}
+process.exitCode = failed ? 1 : 0;
+
+function run(
+  name: 'drawn' | 'dynamic',
+  temperature: number,
+  propose: ReturnType<typeof proposalsAfter>,
+  logits: PathLogits,
+): void {
+  const began = performance.now();
+  const laws = TOP_PS.map((topP): SamplingOptions => ({ temperature, topP }));
+  const counts = laws.map(() => new Counts(vocabSize));
+  const text = new Int32Array(CONTEXT);
+  text.set(prefix);
+  const verdict = createVerdict(MOST_NODES);
+  const faults = name === 'drawn' ? createFaults(temperature, logits) : [];
+  for (let seed = 0; seed < draws; seed++) {
+    const verifiers = laws.map((law) =>
+      createVerifier('multi-round', new Sampler(kernels, vocabSize, { ...law, seed }), vocabSize, text, prefix.length),
+    );
+    // Top-p is the target's: the guesses are the same with and without it.
+    const tree = propose(verifiers[0]!.draftSampling, DEPTH);
+    for (const [i, verifier] of verifiers.entries()) {
+      verifier.verify(tree, logits.of(tree), prefix.length, verdict);
+      counts[i]!.add(tree, verdict);
+    }
+    if (seed < FAULTY_DRAWS) for (const fault of faults) fault.verify(tree);
+  }
+  for (const [i, law] of laws.entries())
+    report(`${name} tree, temperature ${temperature}, top-p ${law.topP}`, counts[i]!, lawsOf(law, logits), 'right');
+  for (const fault of faults) report(`  ${fault.name}`, fault.counts, lawsOf({ temperature }, logits), 'wrong');
+  process.stdout.write(`  ${((performance.now() - began) / 1000).toFixed(0)} s\n`);
+}
+
+/** The target's law after a path. */
+function lawsOf(options: SamplingOptions, logits: PathLogits): (path: readonly number[]) => Float32Array {
+  const sampler = new Sampler(kernels, vocabSize, options);
+  const context = { tokens: new Int32Array(0), length: 0, promptLength: 0 };
+  return (path) =>
+    sampler.law({ data: logits.data, rows: 1, cols: vocabSize, row: () => logits.after(path) }, 0, context);
+}
+
+/** Wrong verifiers of the same trees, without top-p. */
+function createFaults(temperature: number, logits: PathLogits) {
+  const lawAfter = lawsOf({ temperature }, logits);
+  const chance = chanceFrom(xorshift(1), vocabSize);
+  const verdict = createVerdict(MOST_NODES);
+  // At temperature 1 raw logits are the law.
+  return FAULTS.filter((name) => temperature !== 1 || name !== 'the bonus is drawn from raw logits').map((name) => {
+    const counts = new Counts(vocabSize);
+    const wrong = faulty(name, temperature);
+    const verify = (tree: DraftTree): void => {
+      const laws: TreeLaws = {
+        target: (node) => lawAfter(pathOf(tree, node)),
+        draft: (node) => tree.laws?.draft(node),
+        drawing: (child) => tree.laws!.drawing(child),
+      };
+      wrong(tree, laws, chance, verdict);
+      counts.add(tree, verdict);
+    };
+    return { name, counts, verify };
+  });
+}
+
+function report(
+  what: string,
+  counts: Counts,
+  lawAfter: (path: readonly number[]) => Float32Array,
+  verifier: 'right' | 'wrong',
+): void {
+  const { first, second } = counts.test(lawAfter);
+  const show = ({ statistic, degrees, p }: ChiSquare): string =>
+    `chi-square ${statistic.toFixed(1)} of ${degrees}, p ${p.toPrecision(2)}`;
+  const likely = Math.min(first.p, second.p) >= TOO_UNLIKELY;
+  const asExpected = likely === (verifier === 'right');
+  failed ||= !asExpected;
+  const deeper = [...counts.second.values()].reduce((sum, after) => sum + after.reduce((a, b) => a + b, 0), 0);
+  process.stdout.write(
+    `${what}: first token ${show(first)}; second (${deeper} of ${counts.rounds} rounds) ${show(second)}; acceptance length ${(counts.emitted / counts.rounds).toFixed(2)}: ${asExpected ? 'as it should be' : 'WRONG'}\n`,
+  );
+}
