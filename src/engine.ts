@@ -1,13 +1,17 @@
 /** Composition root: model reference → tokenizer, target, drafter. The asynchronous edge around the synchronous core. */
 import { existsSync } from 'node:fs';
+import { cpus } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { type Checkpoint, openCheckpoint } from './checkpoint/checkpoint.ts';
 import { openHeadFiles } from './checkpoint/head.ts';
-import { type FetchProgress, resolveModel } from './checkpoint/hub.ts';
+import { defaultCacheDir, type FetchProgress, resolveModel } from './checkpoint/hub.ts';
 import { type GenerateEvent, type GenerateOptions, generate, type Round, type StopReason } from './decode/generate.ts';
 import { type GenerationStats, StatsCollector } from './decode/stats.ts';
+import type { TreeBudget } from './draft/budget.ts';
+import { CostCache, fingerprint } from './draft/cost-cache.ts';
+import type { TreeCosts } from './draft/costs.ts';
 import type { Drafter } from './draft/drafter.ts';
 import { EagleHead } from './draft/eagle-head.ts';
 import { createDrafter, DRAFTERS, type DrafterName } from './draft/registry.ts';
@@ -21,6 +25,7 @@ import type { KvCache } from './model/kv-cache.ts';
 import { loadTarget } from './model/registry.ts';
 import type { TargetModel } from './model/target.ts';
 import type { ModelDtype } from './model/weights.ts';
+import { packageInfo } from './package-info.ts';
 import { type ChatMessage, ChatTemplate } from './tokenizer/chat-template.ts';
 import { StopMatcher, StreamingDetokenizer } from './tokenizer/detokenizer.ts';
 import { type Tokenizer, tokenizerFromGguf, tokenizerFromJson } from './tokenizer/tokenizer.ts';
@@ -35,10 +40,14 @@ export interface EngineOptions {
   readonly threads?: number;
   /** Tokens of prompt and answer together; by default what the model was trained for. */
   readonly contextSize?: number;
-  /** Nodes of EAGLE's static tree, root included (1..26); by default what promises most tokens per second, measured at load. */
+  /** Nodes of EAGLE's static tree, root included (1..26). */
   readonly treeSize?: number;
-  /** The EAGLE drafter's tree; `{ kind: 'static', nodes }` is what `treeSize` asks for. */
+  /** The EAGLE drafter's tree: by default `auto`, what pays on this machine and text. `{ kind: 'static', nodes }` is what `treeSize` asks for. */
   readonly tree?: TreeOption;
+  /** Measures what forwards cost, instead of taking what an earlier load on this machine has measured. */
+  readonly remeasure?: boolean;
+  /** Instead of `$EAGLET_CACHE`, `$XDG_CACHE_HOME/eaglet` or `~/.cache/eaglet`: for models and measured costs. */
+  readonly cacheDir?: string;
   /** Counts the time spent inside kernels, for benchmarks. */
   readonly clock?: KernelClock;
   readonly onProgress?: (progress: FetchProgress) => void;
@@ -87,6 +96,7 @@ export const DEFAULT_MODEL = 'smollm2-135m-instruct';
 export async function loadEngine(options: EngineOptions = {}): Promise<Engine> {
   const reference = options.model ?? DEFAULT_MODEL;
   const path = await resolveModel(reference, {
+    ...(options.cacheDir !== undefined && { cacheDir: options.cacheDir }),
     ...(options.onProgress && { onProgress: options.onProgress }),
     ...(options.signal && { signal: options.signal }),
   });
@@ -142,6 +152,8 @@ export class Engine implements Disposable {
         contextSize: this.contextSize,
         tree: wanted,
         openHead: headDirectory === undefined ? undefined : () => openHead(this.target, headDirectory),
+        costs: (measure: () => TreeCosts) =>
+          costsOnThisMachine(this, checkpoint.path, headDirectory!, options, measure),
       };
       for (const name of DRAFTERS) {
         const drafter = createDrafter(name, parts);
@@ -203,7 +215,7 @@ export class Engine implements Disposable {
       }
       const held = answer.end();
       if (held !== '') yield { text: held, tokens: [] };
-      return answer.result(drafter.plainRoundMs);
+      return answer.result(drafter.budget?.target.at(1));
     } finally {
       this.#busy = false;
     }
@@ -232,6 +244,11 @@ export class Engine implements Disposable {
   /** Bytes of the target's weights in memory. */
   get weightBytes(): number {
     return this.target.weightBytes;
+  }
+
+  /** What decides the EAGLE drafter's trees; undefined where the tree was asked for, or nothing drafts. */
+  get budget(): TreeBudget | undefined {
+    return this.#drafters.get('eagle')?.budget;
   }
 
   get drafters(): readonly DrafterName[] {
@@ -326,7 +343,7 @@ class Answer {
   }
 }
 
-/** The tree that was asked for; undefined leaves the choice to measurement. */
+/** The tree that was asked for; undefined leaves the choice to the budget. */
 function readTree({ tree, treeSize }: EngineOptions, contextSize: number): TreePolicy | undefined {
   if (tree !== undefined && treeSize !== undefined)
     throw new RequestError('tree', 'says how many nodes there are: give no treeSize beside it');
@@ -342,6 +359,30 @@ export function buildTokenizer(tokenizer: NonNullable<Checkpoint['tokenizer']>, 
 
 function chatTemplateOf({ tokenizer }: Checkpoint): string | undefined {
   return tokenizer?.kind === 'gguf' ? tokenizer.data.chatTemplate : tokenizer?.chatTemplate;
+}
+
+/** From the cache, or else measured, which fills the cache. */
+function costsOnThisMachine(
+  { kernels }: Engine,
+  model: string,
+  head: string,
+  options: EngineOptions,
+  measure: () => TreeCosts,
+): TreeCosts {
+  const cache = new CostCache(join(options.cacheDir ?? defaultCacheDir(), 'costs'), {
+    cpu: cpus()[0]?.model ?? 'unknown',
+    isa: kernels.isa,
+    threads: kernels.threads,
+    dtype: options.dtype ?? 'auto',
+    model: fingerprint(model),
+    head: fingerprint(head),
+    version: packageInfo().version,
+  });
+  const known = options.remeasure ? undefined : cache.read();
+  if (known !== undefined) return known;
+  const costs = measure();
+  cache.write(costs);
+  return costs;
 }
 
 /** The head that ships with the package for a built-in model. */

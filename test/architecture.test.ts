@@ -9,6 +9,7 @@ const SRC = fileURLToPath(new URL('../src/', import.meta.url));
 /** Per module, a directory of src or a file in it: the modules, or single files of them, that it may import. */
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   'errors.ts': [],
+  'package-info.ts': [],
   kernels: [],
   tensor: ['kernels'],
   model: ['tensor', 'kernels'],
@@ -17,9 +18,21 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   tokenizer: [],
   checkpoint: ['model', 'tensor', 'kernels', 'draft/head-config.ts'],
   train: ['decode', 'draft', 'model', 'tensor', 'kernels', 'checkpoint'],
-  'engine.ts': ['decode', 'draft', 'model', 'tensor', 'kernels', 'tokenizer', 'checkpoint'],
+  'engine.ts': ['package-info.ts', 'decode', 'draft', 'model', 'tensor', 'kernels', 'tokenizer', 'checkpoint'],
   'index.ts': ['engine.ts', 'decode', 'draft', 'model', 'tensor', 'kernels', 'tokenizer', 'checkpoint'],
-  cli: ['index.ts', 'engine.ts', 'train', 'decode', 'draft', 'model', 'tensor', 'kernels', 'tokenizer', 'checkpoint'],
+  cli: [
+    'package-info.ts',
+    'index.ts',
+    'engine.ts',
+    'train',
+    'decode',
+    'draft',
+    'model',
+    'tensor',
+    'kernels',
+    'tokenizer',
+    'checkpoint',
+  ],
 };
 
 const moduleOf = (file: string): string => file.split('/')[0]!;

@@ -9,9 +9,9 @@ import { defaultCacheDir, listSources, type SourceStatus } from '../checkpoint/h
 import { DEFAULT_MODEL } from '../engine.ts';
 import { createKernels, physicalCores } from '../kernels/choose.ts';
 import { nativeTables } from '../kernels/native.ts';
+import { packageInfo } from '../package-info.ts';
 import { printJson } from './common.ts';
 import { formatBytes, formatFields } from './format.ts';
-import { packageInfo } from './package-info.ts';
 
 /** Far beyond any cache of the processor; less in TypeScript, which reads a hundred times slower. */
 const BANDWIDTH_BYTES = { native: 512e6, reference: 8e6 } as const;

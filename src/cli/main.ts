@@ -1,11 +1,11 @@
 /** The command line: one file and one line per command. */
 import { Command } from 'commander';
+import { packageInfo } from '../package-info.ts';
 import { register as bench } from './bench.ts';
 import { register as chat } from './chat.ts';
 import { register as doctor } from './doctor.ts';
 import { register as generate } from './generate.ts';
 import { register as inspect } from './inspect.ts';
-import { packageInfo } from './package-info.ts';
 import { register as pull } from './pull.ts';
 import { register as trace } from './trace.ts';
 import { register as verify } from './verify.ts';

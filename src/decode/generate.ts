@@ -156,6 +156,7 @@ export function* generate(
       options.onLogits(length - kept + i, output.logits.row(verdict.path[i]!));
     sequence.commit(verdict.path, kept);
     drafter.observe(batch.tokens, output.features, verdict.path, kept);
+    drafter.settle?.(verdict.path, verdict.pathLength, verdict.bonus, verified - drafted);
     times.draft = drafted - began;
     times.verify = verified - drafted;
     times.sample = sampled - verified;

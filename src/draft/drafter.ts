@@ -1,5 +1,6 @@
 /** What guesses the next tokens. Rivals differ here only: the loop, the verifier and the statistics are the same for all. */
 import type { Tensor } from '../tensor/tensor.ts';
+import type { TreeBudget } from './budget.ts';
 import type { DraftSampling } from './draft-laws.ts';
 import type { DraftTree } from './tree.ts';
 
@@ -7,8 +8,8 @@ export interface Drafter extends Disposable {
   readonly name: string;
   /** Most nodes of a tree, root included. */
   readonly maxNodes: number;
-  /** Milliseconds of a round that drafts nothing, where the drafter has measured it. */
-  readonly plainRoundMs?: number | undefined;
+  /** What decides how much is drafted, if a budget does. */
+  readonly budget?: TreeBudget | undefined;
   /**
    * A new text, of which the target still holds the first `held` tokens. Keeps what it has seen of them and forgets the rest; returns how
    * many it needs not observe again: the target computes the others once more, for their features.
@@ -22,6 +23,12 @@ export interface Drafter extends Disposable {
   observe(tokens: Int32Array, features: Tensor, rows: Int32Array, count: number): void;
   /** A tree below `root`, the token drawn last. Nodes deeper than `maxDepth` would pass a limit and must not be proposed. */
   propose(root: number, maxDepth: number): DraftTree;
+  /**
+   * How the last proposal fared, for drafters that learn from it.
+   * @param path nodes that stand, root first, `pathLength` of them. @param bonus the token after the last.
+   * @param forwardMs milliseconds of the target's forward over the tree.
+   */
+  settle?(path: Int32Array, pathLength: number, bonus: number, forwardMs: number): void;
 }
 
 /**

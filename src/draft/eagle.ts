@@ -6,6 +6,7 @@ import { COMMITTED, ForwardBatch } from '../model/forward-batch.ts';
 import { type KvCache, type KvSequence, sharedPrefix } from '../model/kv-cache.ts';
 import type { TargetModel } from '../model/target.ts';
 import { copyRow, ScratchTensor, type Tensor } from '../tensor/tensor.ts';
+import type { TreeBudget } from './budget.ts';
 import type { DraftLaws, DraftSampling } from './draft-laws.ts';
 import type { Drafter } from './drafter.ts';
 import { DrawnGuesses } from './drawn-guesses.ts';
@@ -51,9 +52,9 @@ export class EagleDrafter implements Drafter {
   constructor(target: TargetModel, head: EagleHead, policy: TreePolicy, contextSize: number) {
     this.#target = target;
     this.#head = head;
-    const grower = createGrower(policy);
-    const { maxRows, maxLevels, branching } = grower;
     const { hiddenSize, draftVocabSize } = head.config;
+    const grower = createGrower(policy, draftVocabSize);
+    const { maxRows, maxLevels, branching } = grower;
     if (branching > draftVocabSize)
       throw new RangeError(`tree: the head can guess ${draftVocabSize} tokens after a node, got ${branching}`);
     this.#grower = grower;
@@ -99,8 +100,8 @@ export class EagleDrafter implements Drafter {
   propose(root: number, maxDepth: number): DraftTree {
     const grower = this.#grower;
     const position = this.#sequence.length + this.#pendingCount;
-    grower.start(root, maxDepth, this.#startDrawing(position));
-    if (this.#pendingCount === 0 || maxDepth < 1) return grower.finish();
+    const wanted = grower.start(root, maxDepth, this.#pendingCount, this.#startDrawing(position));
+    if (!wanted || this.#pendingCount === 0 || maxDepth < 1) return grower.finish();
     this.#feed(this.#pendingCount, root, true);
     let parents = this.#pendingCount - 1; // first row of the level before in the last forward
     this.#pendingCount = 0;
@@ -203,6 +204,14 @@ export class EagleDrafter implements Drafter {
     }
     this.#run(this.#pending);
     this.#sequence.commitAll();
+  }
+
+  get budget(): TreeBudget | undefined {
+    return this.#grower.budget;
+  }
+
+  settle(path: Int32Array, pathLength: number, bonus: number, forwardMs: number): void {
+    this.#grower.settle?.(path, pathLength, bonus, forwardMs);
   }
 
   [Symbol.dispose](): void {

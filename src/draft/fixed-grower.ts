@@ -53,11 +53,12 @@ export class FixedGrower implements TreeGrower {
     this.levelParents = new Int32Array(this.maxRows);
   }
 
-  start(root: number, maxDepth: number, drawn?: DraftLaws): void {
+  start(root: number, maxDepth: number, _rows: number, drawn?: DraftLaws): boolean {
     this.#tree.tokens[0] = root;
     this.#tree.laws = drawn;
     this.#tree.size = 1;
     this.#maxDepth = maxDepth;
+    return true;
   }
 
   /** Nodes are ordered by depth, so each level is a range of nodes. */

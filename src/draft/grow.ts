@@ -6,6 +6,7 @@
  * Candidates are numbered as they are found: the topK guesses after the root, then topK x topK for each expansion (row: the node that was
  * looked at, column: rank of the guess).
  */
+import { selectBest } from './select.ts';
 import { type DraftTree, MAX_CHILDREN, MAX_TREE_NODES } from './tree.ts';
 import type { Guesses, TreeGrower } from './tree-grower.ts';
 
@@ -93,11 +94,12 @@ export class DynamicGrower implements TreeGrower {
     this.#tree.parents[0] = -1;
   }
 
-  start(root: number, maxDepth: number): void {
+  start(root: number, maxDepth: number): boolean {
     this.#tree.tokens[0] = root;
     this.#count = 0;
     this.#expansions = 0;
     this.#maxExpansions = Math.min(this.maxLevels, maxDepth - 1);
+    return true;
   }
 
   /** Expansion phase: the guesses become candidates, the likeliest of them the next level. */
@@ -150,17 +152,5 @@ export class DynamicGrower implements TreeGrower {
       tree.parents[tree.size++] = parent < 0 ? 0 : nodes[parent]!;
     }
     return tree;
-  }
-}
-
-/** The `count` largest of scores[first..end), largest first, ties to the lower index: their indices to `best`. count <= end - first. */
-function selectBest(scores: Float64Array, first: number, end: number, best: Int32Array, count: number): void {
-  let filled = 0;
-  for (let index = first; index < end && count > 0; index++) {
-    const score = scores[index]!;
-    if (filled === count && !(score > scores[best[count - 1]!]!)) continue;
-    let at = filled < count ? filled++ : count - 1;
-    for (; at > 0 && score > scores[best[at - 1]!]!; at--) best[at] = best[at - 1]!;
-    best[at] = index;
   }
 }

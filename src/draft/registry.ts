@@ -3,13 +3,13 @@
  * holds every line against.
  */
 import type { TargetModel } from '../model/target.ts';
+import { MOST_GUESSES } from './budget-grower.ts';
+import { measureCosts, type TreeCosts } from './costs.ts';
 import type { Drafter } from './drafter.ts';
 import { EagleDrafter } from './eagle.ts';
 import type { EagleHead } from './eagle-head.ts';
 import { NoDrafter } from './none.ts';
-import { RANK_ACCEPTANCE, staticShape } from './tree.ts';
 import type { TreePolicy } from './tree-policy.ts';
-import { chooseTreeSize, measureTreeCosts } from './tree-size.ts';
 
 /** What there is to make drafters from. */
 export interface DrafterParts {
@@ -18,8 +18,10 @@ export interface DrafterParts {
   readonly contextSize: number;
   /** Absent where the model has no head. What it opens belongs to the drafter. */
   readonly openHead?: (() => EagleHead) | undefined;
-  /** The tree that was asked for; absent leaves it to measurement. */
+  /** The tree that was asked for; absent leaves it to the budget. */
   readonly tree?: TreePolicy | undefined;
+  /** Costs that are known already, or else those that `measure` finds; absent, they are measured. */
+  readonly costs?: ((measure: () => TreeCosts) => TreeCosts) | undefined;
 }
 
 /** Undefined where a part is missing. */
@@ -38,11 +40,12 @@ export function createDrafter(name: DrafterName, parts: DrafterParts): Drafter |
   return REGISTRY[name](parts);
 }
 
-function makeEagle({ target, contextSize, openHead, tree }: DrafterParts): Drafter | undefined {
+function makeEagle({ target, contextSize, openHead, tree, costs }: DrafterParts): Drafter | undefined {
   if (openHead === undefined) return undefined;
   const head = openHead();
   try {
-    const policy = tree ?? staticShape(chooseTreeSize(measureTreeCosts(target, head), RANK_ACCEPTANCE));
+    const measure = (): TreeCosts => measureCosts(target, head, Math.min(MOST_GUESSES, head.config.draftVocabSize));
+    const policy = tree ?? { kind: 'auto', costs: costs === undefined ? measure() : costs(measure) };
     return new EagleDrafter(target, head, policy, contextSize);
   } catch (error) {
     head[Symbol.dispose]();

@@ -2,6 +2,7 @@
  * How a draft tree comes about, level by level: a grower takes what the head holds likeliest after each row of a level, and says which
  * nodes the head shall look at next. It sees tokens and log-probabilities only; forwards and caches are the drafter's.
  */
+import type { TreeBudget } from './budget.ts';
 import type { DraftLaws } from './draft-laws.ts';
 import type { DraftTree } from './tree.ts';
 
@@ -27,8 +28,12 @@ export interface TreeGrower {
    */
   readonly drawnRows?: Int32Array; // [maxNodes]
 
-  /** A new tree. No node will be deeper than `maxDepth`, which is at least 1. `drawn` guesses come in the order of their draws. */
-  start(root: number, maxDepth: number, drawn?: DraftLaws): void;
+  /**
+   * A new tree. No node will be deeper than `maxDepth`, which is at least 1. `drawn` guesses come in the order of their draws.
+   * @param rows that the head has to look at for the root's guesses: it sees the tokens of the round before for the first time.
+   * @returns false where no guesses are wanted: the tree is the root.
+   */
+  start(root: number, maxDepth: number, rows: number, drawn?: DraftLaws): boolean;
   /** Takes the guesses after the level's rows, at first after the root alone; returns the number of rows of the next level, 0 when grown. */
   grow(guesses: Guesses): number;
   /** Of the next level's rows. */
@@ -37,4 +42,8 @@ export interface TreeGrower {
   readonly levelParents: Int32Array; // [maxRows]
   /** Valid until the next `start`. */
   finish(): DraftTree;
+  /** What decides the tree, if a budget does. */
+  readonly budget?: TreeBudget;
+  /** How the tree fared: see `Drafter.settle`. */
+  settle?(path: Int32Array, pathLength: number, bonus: number, forwardMs: number): void;
 }

@@ -1,10 +1,11 @@
 /** The tree a user asks for: as a value of the API, or as text of the command line. */
 import { readFileSync, statSync } from 'node:fs';
 import { checkDynamicTree, type DynamicTree } from './grow.ts';
-import { chainShape, MAX_CHILDREN, MAX_TREE_NODES, shapeFromPaths, staticShape } from './tree.ts';
-import type { TreePolicy } from './tree-policy.ts';
+import { chainShape, MAX_CHILDREN, MAX_TREE_NODES, shapeFromPaths, staticShape, type TreeShape } from './tree.ts';
 
 export type TreeOption =
+  /** What pays on this machine and this text, round by round. */
+  | { readonly kind: 'auto' }
   /** `depth` drafted tokens below each other. */
   | { readonly kind: 'chain'; readonly depth: number }
   /** EAGLE-1's static tree, or its likeliest `nodes` (root included). */
@@ -16,21 +17,25 @@ export type TreeOption =
 
 /** A thousand long paths are a few hundred kB. */
 const MAX_FILE_BYTES = 2 ** 20;
-const FORMS = 'chain:DEPTH, static, static:NODES, dynamic:DEPTH,TOPK,TOTAL or a JSON file of paths';
+const FORMS = 'auto, chain:DEPTH, static, static:NODES, dynamic:DEPTH,TOPK,TOTAL or a JSON file of paths';
 
 /**
  * @param text one of `FORMS`; anything that is no name of a kind is a file.
  * @throws RangeError saying what is wrong, for every tree that could not be drafted on any model.
  */
 export function parseTreeOption(text: string): TreeOption {
-  const [, name, settings] = /^(chain|static|dynamic)(?::(.*))?$/s.exec(text) ?? [];
+  const [, name, settings] = /^(auto|chain|static|dynamic)(?::(.*))?$/s.exec(text) ?? [];
   const option = name === undefined ? readPaths(text) : readSettings(text, name, settings);
   treePolicy(option);
   return option;
 }
 
-/** @throws RangeError where the option makes no tree. @param contextSize tokens of prompt and answer, which a path must fit in. */
-export function treePolicy(option: TreeOption, contextSize = Number.POSITIVE_INFINITY): TreePolicy {
+/** Undefined leaves the tree to the budget. @throws RangeError where the option makes no tree. @param contextSize tokens of prompt and answer, which a path must fit in. */
+export function treePolicy(
+  option: TreeOption,
+  contextSize = Number.POSITIVE_INFINITY,
+): TreeShape | DynamicTree | undefined {
+  if (option.kind === 'auto') return undefined;
   const policy = buildPolicy(option);
   const depth = policy.kind === 'fixed' ? policy.maxDepth : policy.depth + 1;
   // The static tree was not made for this context: of it, what fits is drafted.
@@ -39,7 +44,7 @@ export function treePolicy(option: TreeOption, contextSize = Number.POSITIVE_INF
   return policy;
 }
 
-function buildPolicy(option: TreeOption): TreePolicy {
+function buildPolicy(option: Exclude<TreeOption, { kind: 'auto' }>): TreeShape | DynamicTree {
   switch (option.kind) {
     case 'chain':
       if (!Number.isInteger(option.depth) || option.depth < 1 || option.depth >= MAX_TREE_NODES)
@@ -62,6 +67,7 @@ function readSettings(text: string, name: string, settings: string | undefined):
   const numbers = settings === undefined ? [] : settings.split(',').map(wholeNumber);
   const [first, topK, total] = numbers;
   if (numbers.every((number) => number !== undefined)) {
+    if (name === 'auto' && numbers.length === 0) return { kind: 'auto' };
     if (name === 'chain' && numbers.length === 1) return { kind: 'chain', depth: first! };
     if (name === 'static' && numbers.length === 0) return { kind: 'static' };
     if (name === 'static' && numbers.length === 1) return { kind: 'static', nodes: first! };

@@ -1,17 +1,29 @@
-/** The two kinds of tree: a shape fixed once, filled every round; or one that follows the head's confidence. */
+/** The kinds of tree: a shape fixed once, filled every round; one that follows the head's confidence; one that follows what pays. */
+import { TreeBudget } from './budget.ts';
+import { BudgetGrower } from './budget-grower.ts';
+import type { TreeCosts } from './costs.ts';
 import { FixedGrower } from './fixed-grower.ts';
 import { DynamicGrower, type DynamicTree } from './grow.ts';
 import type { TreeShape } from './tree.ts';
 import type { TreeGrower } from './tree-grower.ts';
 
-export type TreePolicy = TreeShape | DynamicTree;
+export interface BudgetTree {
+  readonly kind: 'auto';
+  /** As measured at load: where the budget starts. */
+  readonly costs: TreeCosts;
+}
 
-export function createGrower(policy: TreePolicy): TreeGrower {
+export type TreePolicy = TreeShape | DynamicTree | BudgetTree;
+
+/** @param vocabSize of the head. */
+export function createGrower(policy: TreePolicy, vocabSize: number): TreeGrower {
   switch (policy.kind) {
     case 'fixed':
       return new FixedGrower(policy);
     case 'dynamic':
       return new DynamicGrower(policy);
+    case 'auto':
+      return new BudgetGrower(new TreeBudget(policy.costs), vocabSize);
     default:
       return policy satisfies never;
   }

@@ -406,12 +406,14 @@ describe.each(REGISTERED)('caches, $label', ({ make }) => {
       const own = headRows(inner);
       expect(own).toEqual(wanted.head.slice(0, own.length));
     });
-    if (inner.maxNodes > 1) expect(got.drafted).toBeGreaterThan(20);
-    if (inner.maxNodes > 5) expect(rejecting).toBeGreaterThan(5);
+    const always = inner.budget === undefined; // a budget may well find that drafting does not pay
+    if (inner.maxNodes > 1 && always) expect(got.drafted).toBeGreaterThan(20);
+    if (inner.maxNodes > 5 && always) expect(rejecting).toBeGreaterThan(5);
     // The last emitted token is in neither cache; the head catches up with the rest when it is asked again.
     expect(rowsOf(cache)).toHaveLength(text.length - 1);
     inner.propose(root, 4);
-    expect(headRows(inner)).toEqual(wanted.head);
+    const own = headRows(inner);
+    expect(own).toEqual(always ? wanted.head : wanted.head.slice(0, own.length));
   });
 
   it('a cut path leaves the head where a fresh one would be', () => {
@@ -420,6 +422,7 @@ describe.each(REGISTERED)('caches, $label', ({ make }) => {
     for (let k = 1; k <= 12; k++) {
       const inner = make(target, CONTEXT);
       using drafter = new CorrectedDrafter(inner, text);
+      if (inner.budget !== undefined) return; // it has learned, the fresh one has not
       using cache = target.createCache(1, CAPACITY);
       run(target, drafter, cache, prompt, { maxTokens: k });
       const end = prompt.length + k;

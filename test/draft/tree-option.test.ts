@@ -6,7 +6,7 @@ import { parseTreeOption, type TreeOption, treePolicy } from '../../src/draft/tr
 import { temporaryDirectory } from '../support/temporary-directory.ts';
 
 const scratch = temporaryDirectory();
-const FORMS = 'chain:DEPTH, static, static:NODES, dynamic:DEPTH,TOPK,TOTAL or a JSON file of paths';
+const FORMS = 'auto, chain:DEPTH, static, static:NODES, dynamic:DEPTH,TOPK,TOTAL or a JSON file of paths';
 
 function fileOf(name: string, content: unknown): string {
   const file = join(scratch, `${name}.json`);
@@ -32,6 +32,11 @@ describe('as text', () => {
     expect(treePolicy(option)).toEqual(policy ?? option);
   });
 
+  it('auto leaves the tree to the budget', () => {
+    expect(parseTreeOption('auto')).toEqual({ kind: 'auto' });
+    expect(treePolicy({ kind: 'auto' })).toBeUndefined();
+  });
+
   it.each([
     ['chain:0', 'a chain has a depth of 1..1023, got 0'],
     ['chain:10000', 'a chain has a depth of 1..1023, got 10000'],
@@ -44,7 +49,7 @@ describe('as text', () => {
     expect(() => parseTreeOption(text)).toThrow(new RangeError(`tree: ${message}`));
   });
 
-  it.each('chain chain: chain:5,5 chain:-1 chain:2.5 chain:1e2 chain:99999999999999999999'.split(' '))(
+  it.each('auto: auto:4 chain chain: chain:5,5 chain:-1 chain:2.5 chain:1e2 chain:99999999999999999999'.split(' '))(
     '%s is not understood',
     refuses,
   );

@@ -1,9 +1,5 @@
-import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { chainShape, EAGLE_STATIC_PATHS, RANK_ACCEPTANCE, shapeFromPaths, staticShape } from '../../src/draft/tree.ts';
-import { chooseTreeSize, costAt, expectedTokens, measureTreeCosts, type TreeCosts } from '../../src/draft/tree-size.ts';
-import { createKernels } from '../../src/kernels/choose.ts';
-import { tinyHead, tinyTarget } from '../support/tiny.ts';
+import { chainShape, EAGLE_STATIC_PATHS, shapeFromPaths, staticShape } from '../../src/draft/tree.ts';
 
 const sizes = Array.from({ length: EAGLE_STATIC_PATHS.length + 1 }, (_, i) => i + 1);
 
@@ -66,74 +62,5 @@ describe('shapes', () => {
 
   it.each([0, 27, 2.5, Number.NaN])('there is no static tree of %d nodes', (size) => {
     expect(() => staticShape(size)).toThrow(`tree: the static tree has 1..26 nodes, got ${size}`);
-  });
-});
-
-describe('tree size', () => {
-  const line = (first: number, perRow: number): TreeCosts['target'] =>
-    [1, 4, 8, 12, 16, 26].map((rows) => ({ rows, ms: first + perRow * (rows - 1) }));
-
-  it('expects the product of the ranks along each path', () => {
-    expect(expectedTokens(staticShape(1), RANK_ACCEPTANCE)).toBe(1);
-    expect(expectedTokens(chainShape(3), [0.5])).toBe(1 + 0.5 + 0.25 + 0.125);
-    expect(expectedTokens(shapeFromPaths([[0], [1], [1, 0]]), [0.5, 0.25])).toBe(1 + 0.5 + 0.25 + 0.125);
-    // What was measured with the starter head: its README.
-    expect(Math.abs(expectedTokens(staticShape(8), RANK_ACCEPTANCE) - 1.8)).toBeLessThan(0.1);
-    expect(Math.abs(expectedTokens(staticShape(26), RANK_ACCEPTANCE) - 2.1)).toBeLessThan(0.1);
-  });
-
-  it.each([
-    ['rows cost nothing: all nodes', line(10, 0), line(0, 0), RANK_ACCEPTANCE, 26],
-    ['each row costs as much as the first: plain decoding', line(10, 10), line(0.1, 0), RANK_ACCEPTANCE, 1],
-    ['the head costs as much as the target: plain decoding', line(10, 0), line(10, 0), RANK_ACCEPTANCE, 1],
-    ['guesses are never right: plain decoding', line(10, 0), line(0.1, 0), [0, 0, 0, 0], 1],
-    ['nothing was measured past one row: plain decoding', [{ rows: 1, ms: 10 }], line(0, 0), RANK_ACCEPTANCE, 1],
-    ['only eight rows were measured in time', line(10, 0).slice(0, 3), line(0, 0), RANK_ACCEPTANCE, 8],
-    ['only the first guess is any good, depth costs nothing', line(10, 1), line(0, 0), [0.99, 0, 0, 0], 6],
-  ])('%s', (_, target, head, acceptance, size) => {
-    expect(chooseTreeSize({ target, head }, acceptance)).toBe(size);
-  });
-
-  it('chooses the best of all sizes, and never a worse one than plain decoding', () => {
-    void fc.assert(
-      fc.property(
-        fc.double({ min: 0.1, max: 100, noNaN: true }),
-        fc.double({ min: 0, max: 10, noNaN: true }),
-        fc.double({ min: 0, max: 5, noNaN: true }),
-        (first, perRow, headMs) => {
-          const target = line(first, perRow);
-          const size = chooseTreeSize({ target, head: [{ rows: 1, ms: headMs }] }, RANK_ACCEPTANCE);
-          if (size === 1) return;
-          const shape = staticShape(size);
-          const levels = new Set(Array.from(shape.parents.subarray(1), (parent) => shape.depths[parent])).size;
-          const ms = costAt(target, size) + headMs * levels;
-          expect(expectedTokens(shape, RANK_ACCEPTANCE) / ms).toBeGreaterThan(1 / first);
-        },
-      ),
-      { seed: 1 },
-    );
-  });
-
-  it('costs lie on lines between what was measured, and go on beyond', () => {
-    const curve = [
-      { rows: 1, ms: 10 },
-      { rows: 5, ms: 12 },
-      { rows: 9, ms: 20 },
-    ];
-    expect([1, 3, 5, 6, 9, 11].map((rows) => costAt(curve, rows))).toEqual([10, 11, 12, 14, 20, 24]);
-    expect(costAt([{ rows: 4, ms: 7 }], 9)).toBe(7);
-  });
-
-  it('measures the target and the head within a fraction of a second', () => {
-    const kernels = createKernels({ threads: 1 });
-    using target = tinyTarget(kernels);
-    using head = tinyHead(target);
-    const began = performance.now();
-    const costs = measureTreeCosts(target, head);
-    expect(performance.now() - began).toBeLessThan(300);
-    expect(costs.target.map(({ rows }) => rows)).toEqual([1, 4, 8, 12, 16, 26]);
-    expect(costs.head.map(({ rows }) => rows)).toEqual([1, 2, 4]);
-    expect([...costs.target, ...costs.head].every(({ ms }) => ms > 0)).toBe(true);
-    kernels.dispose();
   });
 });

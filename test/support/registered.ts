@@ -13,6 +13,27 @@ export const TREES: Readonly<Record<string, TreePolicy>> = {
   'whole static': staticShape(),
   'paths with gaps': shapeFromPaths([[0], [3], [0, 1], [0, 1, 0], [0, 1, 2], [3, 0]]),
   dynamic: { kind: 'dynamic', depth: 4, topK: 4, total: 20 },
+  // What forwards really take is learnt on the way: both get to smaller and larger trees.
+  'auto, rows cost little': {
+    kind: 'auto',
+    costs: {
+      target: [
+        { rows: 1, ms: 10 },
+        { rows: 32, ms: 10.1 },
+      ],
+      head: [{ rows: 1, ms: 0.001 }],
+    },
+  },
+  'auto, rows cost much': {
+    kind: 'auto',
+    costs: {
+      target: [
+        { rows: 1, ms: 1 },
+        { rows: 2, ms: 2 },
+      ],
+      head: [{ rows: 1, ms: 0.5 }],
+    },
+  },
 };
 
 export interface Registered {

@@ -1,58 +1,17 @@
-/**
- * How many nodes a fixed tree should have on this machine: what a forward of so many rows costs is measured at load, how often guesses
- * are right is the head's, and the size with the most expected tokens per second wins; 1 node, plain decoding, where none wins.
- */
+/** What forwards cost on this machine, by the number of their rows: measured at load, refined by every forward since. */
 import { COMMITTED, ForwardBatch } from '../model/forward-batch.ts';
 import type { KvCache } from '../model/kv-cache.ts';
 import type { TargetModel } from '../model/target.ts';
 import { ScratchTensor } from '../tensor/tensor.ts';
 import type { EagleHead } from './eagle-head.ts';
-import { EAGLE_STATIC_PATHS, staticShape, type TreeShape } from './tree.ts';
 
-/** What one forward costs, by rows ascending; never empty. Between two points it is a line. */
+/** Milliseconds by rows ascending; never empty. Between two points it is a line. */
 export type CostCurve = readonly { readonly rows: number; readonly ms: number }[];
 
 export interface TreeCosts {
   readonly target: CostCurve;
   /** The head with its LM head and the choice of the best guesses. */
   readonly head: CostCurve;
-}
-
-/** @param acceptance how often a node's rank-th guess is right; trees larger than the target's curve reaches are not considered. */
-export function chooseTreeSize({ target, head }: TreeCosts, acceptance: readonly number[]): number {
-  const most = Math.min(EAGLE_STATIC_PATHS.length + 1, target.at(-1)!.rows);
-  let best = 1;
-  let bestRate = 1 / costAt(target, 1);
-  for (let size = 2; size <= most; size++) {
-    const shape = staticShape(size, acceptance);
-    const tokens = expectedTokens(shape, acceptance);
-    const rate = tokens / (costAt(target, size) + draftCost(shape, head, tokens));
-    if (rate > bestRate) {
-      best = size;
-      bestRate = rate;
-    }
-  }
-  return best;
-}
-
-/** Tokens of a round: the bonus, and every node that is reached, each guess being right independently of the others. */
-export function expectedTokens({ size, parents, ranks }: TreeShape, acceptance: readonly number[]): number {
-  const reached = new Float64Array(size).fill(1);
-  let sum = 1;
-  for (let node = 1; node < size; node++) {
-    reached[node] = reached[parents[node]!]! * acceptance[ranks[node]!]!;
-    sum += reached[node]!;
-  }
-  return sum;
-}
-
-/** One forward catches up with the tokens of the round before, then one runs the inner nodes of each level. */
-function draftCost({ size, parents, depths }: TreeShape, head: CostCurve, tokens: number): number {
-  const inner = new Set(parents.subarray(1, size));
-  inner.delete(0); // the root's own guesses come from the catching up
-  const levels = new Map<number, number>();
-  for (const node of inner) levels.set(depths[node]!, (levels.get(depths[node]!) ?? 0) + 1);
-  return [...levels.values()].reduce((ms, rows) => ms + costAt(head, rows), costAt(head, tokens));
 }
 
 /** Beyond its ends the curve goes on as it began and ended. */
@@ -64,20 +23,61 @@ export function costAt(curve: CostCurve, rows: number): number {
   return a.ms + ((rows - a.rows) * (b.ms - a.ms)) / (b.rows - a.rows);
 }
 
-const TARGET_ROWS = [1, 4, 8, 12, 16, 26] as const;
-const HEAD_ROWS = [1, 2, 4] as const;
+/** One forward changes what is believed of all sizes by this share of its surprise: the machine is slower, or the context longer. */
+const SHARED_RATE = 0.02;
+/** And of its own size and those near it by this much more: the curve has another shape than was measured. */
+const OWN_RATE = 0.05;
+/** Sizes up to this far away count as near, less and less. */
+const NEAR = 3;
+/** A forward that something interrupted says little: surprises are cut to this ratio. */
+const LARGEST_SURPRISE = 1.5;
+
+/** A curve that learns. */
+export class ForwardCost {
+  readonly #ms: Float64Array; // [most rows + 1]
+
+  /** @param mostRows of any forward that is asked about; larger ones cost as much. */
+  constructor(curve: CostCurve, mostRows: number) {
+    this.#ms = Float64Array.from({ length: mostRows + 1 }, (_, rows) =>
+      Math.max(costAt(curve, rows), Number.MIN_VALUE),
+    );
+  }
+
+  /** Milliseconds. */
+  at(rows: number): number {
+    return this.#ms[Math.min(rows, this.#ms.length - 1)]!;
+  }
+
+  learn(rows: number, ms: number): void {
+    const costs = this.#ms;
+    const own = Math.min(rows, costs.length - 1);
+    const surprise = Math.min(Math.max(ms / costs[own]!, 1 / LARGEST_SURPRISE), LARGEST_SURPRISE) - 1;
+    for (let i = 0; i < costs.length; i++) {
+      const nearness = Math.max(0, 1 - Math.abs(i - own) / NEAR);
+      costs[i] = costs[i]! * (1 + surprise * (SHARED_RATE + OWN_RATE * nearness));
+    }
+  }
+
+  /** As it stands now. */
+  curve(): CostCurve {
+    return Array.from(this.#ms.subarray(1), (ms, i) => ({ rows: i + 1, ms }));
+  }
+}
+
+export const TARGET_ROWS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32] as const;
+export const HEAD_ROWS = [1, 2, 4, 8] as const;
 /** Loading is meant to take about a second: measuring may add a quarter. A forward that has begun is waited for. */
-const TARGET_BUDGET_MS = 200;
-const HEAD_BUDGET_MS = 40;
+const TARGET_BUDGET_MS = 220;
+const HEAD_BUDGET_MS = 30;
 const MOST_REPEATS = 5;
 
-/** Times forwards of a few sizes on empty caches of their own. */
-export function measureTreeCosts(target: TargetModel, head: EagleHead): TreeCosts {
+/** Times forwards of a few sizes on empty caches of their own. @param guesses wanted after each row of the head. */
+export function measureCosts(target: TargetModel, head: EagleHead, guesses: number): TreeCosts {
   const batch = new ForwardBatch(TARGET_ROWS.at(-1)!);
   using targetCache = target.createCache(1, batch.maxRows);
   using headCache = head.createCache(batch.maxRows);
   const features = new ScratchTensor();
-  const ids = new Int32Array(HEAD_ROWS.at(-1)!);
+  const ids = new Int32Array(HEAD_ROWS.at(-1)! * guesses);
   const values = new Float32Array(ids.length);
   return {
     target: measure(TARGET_ROWS, TARGET_BUDGET_MS, (rows) => {
@@ -88,7 +88,7 @@ export function measureTreeCosts(target: TargetModel, head: EagleHead): TreeCost
       fill(batch, headCache, rows);
       const predicted = head.forward(batch, features.reshape(rows, target.config.hiddenSize), headCache);
       const logits = head.logits(batch, predicted);
-      target.kernels.topK(ids, values, logits.data, rows, logits.cols, 1);
+      target.kernels.topK(ids, values, logits.data, rows, logits.cols, guesses);
     }),
   };
 }

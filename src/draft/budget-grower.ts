@@ -1,0 +1,192 @@
+/**
+ * Grows the tree that pays most (budget.ts): depth, width and size follow the head's confidence round by round. As in EAGLE-2
+ * (arXiv:2406.16858 §4) the likeliest nodes of a level are looked at and the likeliest of all stay, but "likely" is calibrated by what was
+ * accepted so far, and how many is decided by what a row more costs on this machine.
+ */
+import { MOST_NODES, type TreeBudget } from './budget.ts';
+import { selectBest } from './select.ts';
+import type { DraftTree } from './tree.ts';
+import type { Guesses, TreeGrower } from './tree-grower.ts';
+
+/** Guesses after a node: those of lower rank stand in fewer than one of fifty cases. */
+export const MOST_GUESSES = 8;
+/** Nodes of a level that the head looks at. */
+const MOST_ROWS = 8;
+/** The head's forwards after the first: at depth 9 a path has seldom any chance left. */
+const MOST_LEVELS = 8;
+/** Expansions over which the worth of looking further is taken. */
+const WORTH_ROUNDS = 20;
+/** What it is taken for before anything was seen. */
+const FIRST_WORTH = 0.4;
+
+export class BudgetGrower implements TreeGrower {
+  readonly maxNodes = MOST_NODES;
+  readonly branching: number;
+  readonly maxRows = MOST_ROWS;
+  readonly maxLevels = MOST_LEVELS;
+  readonly levelTokens = new Int32Array(MOST_ROWS);
+  readonly levelParents = new Int32Array(MOST_ROWS);
+  readonly budget: TreeBudget;
+
+  // Candidates in the order they are found, the first #count.
+  readonly #tokens: Int32Array;
+  readonly #parents: Int32Array; // candidate, -1 the root
+  readonly #depths: Int32Array;
+  readonly #logProbabilities: Float64Array; // of the token after its parent, as the head gave it
+  readonly #reach: Float64Array; // chance that the whole path stands, calibrated
+  readonly #guesses: Int32Array; // first candidate below it, 0 where the head did not look
+  #count = 0;
+
+  readonly #frontier = new Int32Array(MOST_ROWS); // candidates that the head was last asked to look at
+  #rows = 0;
+  #maxDepth = 0;
+  #expansions = 0;
+  #headMs = 0; // what the round's forwards of the head should take
+  #asked = 0; // when the head was last given rows
+  /** By depth: chance of the best guess after a node that stands, which is what looking at it brings. */
+  readonly #worth = new Float64Array(MOST_LEVELS + 1).fill(FIRST_WORTH);
+
+  readonly #order: Int32Array; // candidates, likeliest first
+  readonly #nodes: Int32Array; // a candidate's node, 0 where it has none
+  readonly #candidates = new Int32Array(MOST_NODES); // a node's candidate
+  readonly #tree = {
+    size: 1,
+    tokens: new Int32Array(MOST_NODES),
+    parents: new Int32Array(MOST_NODES).fill(-1),
+    logProbabilities: new Float64Array(MOST_NODES),
+  };
+
+  /** @param vocabSize of the head: it has no more guesses after a node. */
+  constructor(budget: TreeBudget, vocabSize: number) {
+    this.budget = budget;
+    this.branching = Math.min(MOST_GUESSES, vocabSize);
+    const candidates = this.branching * (1 + MOST_ROWS * MOST_LEVELS);
+    this.#tokens = new Int32Array(candidates);
+    this.#parents = new Int32Array(candidates);
+    this.#depths = new Int32Array(candidates);
+    this.#logProbabilities = new Float64Array(candidates);
+    this.#reach = new Float64Array(candidates);
+    this.#guesses = new Int32Array(candidates);
+    this.#order = new Int32Array(MOST_NODES - 1);
+    this.#nodes = new Int32Array(candidates);
+  }
+
+  start(root: number, maxDepth: number, rows: number): boolean {
+    this.#tree.tokens[0] = root;
+    this.#tree.size = 1;
+    this.#count = 0;
+    this.#headMs = 0;
+    this.#expansions = 0;
+    this.#maxDepth = maxDepth;
+    if (rows === 0 || maxDepth < 1 || !this.budget.wantsDrafts()) return false;
+    this.#ask(rows);
+    return true;
+  }
+
+  grow(guesses: Guesses): number {
+    this.budget.head.learn(this.#rows, performance.now() - this.#asked);
+    const first = this.#count;
+    if (first === 0) this.#addGuesses(guesses, 0, -1);
+    else for (let row = 0; row < this.#rows; row++) this.#addGuesses(guesses, row, this.#frontier[row]!);
+    const rows = this.#expansions < Math.min(MOST_LEVELS, this.#maxDepth - 1) ? this.#rowsWorthLookingAt(first) : 0;
+    if (rows === 0) return 0;
+    this.#expansions++;
+    for (let row = 0; row < rows; row++) {
+      const candidate = this.#frontier[row]!;
+      this.levelTokens[row] = this.#tokens[candidate]!;
+      this.levelParents[row] = Math.floor((candidate - first) / this.branching);
+    }
+    this.#ask(rows);
+    return rows;
+  }
+
+  #ask(rows: number): void {
+    this.#rows = rows;
+    this.#headMs += this.budget.head.at(rows);
+    this.#asked = performance.now();
+  }
+
+  #addGuesses(guesses: Guesses, row: number, parent: number): void {
+    const { calibration } = this.budget;
+    const reach = parent < 0 ? 1 : this.#reach[parent]!;
+    const depth = parent < 0 ? 1 : this.#depths[parent]! + 1;
+    if (parent >= 0) this.#guesses[parent] = this.#count;
+    let best = 0;
+    for (let i = row * this.branching; i < (row + 1) * this.branching; i++) {
+      const logProbability = guesses.logProbabilities[i]!;
+      const probability = calibration.probability(logProbability, depth);
+      const candidate = this.#count++;
+      this.#tokens[candidate] = guesses.tokens[i]!;
+      this.#parents[candidate] = parent;
+      this.#depths[candidate] = depth;
+      this.#logProbabilities[candidate] = logProbability;
+      this.#reach[candidate] = reach * probability;
+      this.#guesses[candidate] = 0;
+      best = Math.max(best, probability);
+    }
+    const worth = this.#worth;
+    worth[depth - 1] = worth[depth - 1]! + ((best - worth[depth - 1]!) * reach) / WORTH_ROUNDS;
+  }
+
+  /** How many of the candidates from `first` on, likeliest first, the head shall look at; they are put in #frontier. */
+  #rowsWorthLookingAt(first: number): number {
+    const { budget } = this;
+    const most = Math.min(MOST_ROWS, this.#count - first);
+    selectBest(this.#reach, first, this.#count, this.#frontier, most);
+    const ranked = this.#rank();
+    const worth = this.#worth[this.#expansions + 1]!;
+    let rows = 0;
+    let highest = 0;
+    for (let expanded = 0; expanded <= most; expanded++) {
+      const net = budget.netWorth(this.#reach, this.#order, ranked, this.#frontier, expanded, worth);
+      if (expanded > 0 && net <= highest) continue;
+      highest = net;
+      rows = expanded;
+    }
+    return rows;
+  }
+
+  /** The likeliest candidates to #order; returns how many. */
+  #rank(): number {
+    const count = Math.min(MOST_NODES - 1, this.#count);
+    selectBest(this.#reach, 0, this.#count, this.#order, count);
+    return count;
+  }
+
+  finish(): DraftTree {
+    const tree = this.#tree;
+    if (this.#count === 0) return tree;
+    const nodes = this.#nodes;
+    const order = this.#order;
+    const size = this.budget.treeSize(this.#reach, order, this.#rank());
+    nodes.fill(0, 0, this.#count);
+    for (let i = 0; i < size - 1; i++) nodes[order[i]!] = 1;
+    // A parent is likelier than its children, and found before them: it comes before them in the tree.
+    for (let candidate = 0; candidate < this.#count; candidate++) {
+      if (nodes[candidate] === 0) continue;
+      const parent = this.#parents[candidate]!;
+      nodes[candidate] = tree.size;
+      this.#candidates[tree.size] = candidate;
+      tree.tokens[tree.size] = this.#tokens[candidate]!;
+      tree.logProbabilities[tree.size] = this.#logProbabilities[candidate]!;
+      tree.parents[tree.size++] = parent < 0 ? 0 : nodes[parent]!;
+    }
+    return tree;
+  }
+
+  /** Every guess after a node that stands was right or wrong, in the tree or not: the target's own token there says which. */
+  settle(path: Int32Array, pathLength: number, bonus: number, forwardMs: number): void {
+    const { budget } = this;
+    const { size, tokens } = this.#tree;
+    budget.target.learn(size, forwardMs);
+    budget.settle(pathLength, size, this.#headMs);
+    if (this.#count === 0) return;
+    for (let i = 0; i < pathLength; i++) {
+      const first = i === 0 ? 0 : this.#guesses[this.#candidates[path[i]!]!]!;
+      if (i > 0 && first === 0) return;
+      const token = i + 1 < pathLength ? tokens[path[i + 1]!]! : bonus;
+      for (let guess = first; guess < first + this.branching; guess++)
+        budget.calibration.learn(this.#logProbabilities[guess]!, i + 1, this.#tokens[guess] === token);
+    }
+  }
+}

@@ -1,0 +1,138 @@
+/**
+ * How much drafting pays on this machine and this text. A round emits one token and the accepted ones, and takes the head's forwards and
+ * one forward of the target. What shall be large is the ratio of the two over many rounds, R tokens a millisecond; the choices that make it
+ * largest are those that make tokens - R x milliseconds largest in every round (Dinkelbach 1967, On nonlinear fractional programming). So
+ * time has a price, R, the rate reached lately and never less than plain decoding's: a node is worth its chance to stand, and costs what a
+ * row more of the target's forward takes; another forward of the head is worth what its guesses will be.
+ *
+ * Where rounds with drafts lose against plain ones, the budget pauses drafting, tries a few rounds now and then, and pauses longer each
+ * time that they lose again.
+ */
+import { Calibration } from './calibration.ts';
+import { ForwardCost, type TreeCosts } from './costs.ts';
+
+/** Nodes of the largest tree, root included: the largest size whose cost is measured. */
+export const MOST_NODES = 32;
+/** Rounds over which the rate is taken: long enough for a steady price, short enough to follow a text. */
+const RATE_ROUNDS = 32;
+/** Rounds over which drafting is judged. */
+const TRIAL_ROUNDS = 16;
+/** Rounds before it is judged at all. */
+const FEWEST_TRIALS = 6;
+/** Tokens that may be lost before that. */
+const MOST_LOST = 2;
+/** Tokens a round that drafting may lose before it pauses: below this, differences are those of chance and of the clock. */
+const TOLERANCE = 0.02;
+const SHORTEST_PAUSE = 8;
+/** A trial costs about a plain round; in 256 that is nothing. */
+const LONGEST_PAUSE = 256;
+
+export class TreeBudget {
+  readonly target: ForwardCost;
+  readonly head: ForwardCost;
+  readonly calibration = new Calibration();
+  /** Tokens that a tree of so many nodes promised, mean of the rounds with drafts lately: for reports. */
+  readonly promised = new Float64Array(MOST_NODES + 1).fill(1);
+
+  /** Milliseconds that the head took in a round with drafts, mean of those lately. */
+  headMs = 0;
+
+  // Sums that fade with RATE_ROUNDS.
+  #tokens: number;
+  #ms: number;
+  // Of rounds with drafts: tokens won over plain decoding in the same time, and rounds; fading with TRIAL_ROUNDS.
+  #won = 0;
+  #trials = 0;
+  #trialRounds = 0; // since drafting began, or began again
+  #pause = SHORTEST_PAUSE;
+  #plainRounds = 0;
+
+  constructor({ target, head }: TreeCosts) {
+    this.target = new ForwardCost(target, MOST_NODES);
+    this.head = new ForwardCost(head, MOST_NODES);
+    // A few plain rounds: until something better is reached, time is worth what plain decoding makes of it.
+    this.#tokens = 4;
+    this.#ms = 4 * this.target.at(1);
+  }
+
+  /** What a millisecond is worth, in tokens. */
+  get price(): number {
+    return Math.max(this.#tokens / this.#ms, 1 / this.target.at(1));
+  }
+
+  /** Whether the next round shall have drafts; asked once a round. */
+  wantsDrafts(): boolean {
+    if (this.#plainRounds === 0) return true;
+    this.#plainRounds--;
+    return false;
+  }
+
+  /**
+   * Tokens that the best tree is worth, less what it costs, if looking at `expanded` nodes of `frontier` finds after each a guess that
+   * stands with the chance `worth`.
+   */
+  netWorth(
+    reach: Float64Array,
+    order: Int32Array,
+    count: number,
+    frontier: Int32Array,
+    expanded: number,
+    worth: number,
+  ): number {
+    const { price, target } = this;
+    let most = -price * target.at(1);
+    let drafts = 0;
+    let known = 0;
+    let hoped = 0;
+    for (let nodes = 2; nodes <= Math.min(count + expanded + 1, MOST_NODES); nodes++) {
+      const next = known < count ? reach[order[known]!]! : 0;
+      const hope = hoped < expanded ? reach[frontier[hoped]!]! * worth : 0;
+      if (next >= hope) known++;
+      else hoped++;
+      drafts += Math.max(next, hope);
+      most = Math.max(most, drafts - price * target.at(nodes));
+    }
+    return expanded === 0 ? most : most - price * this.head.at(expanded);
+  }
+
+  /** Nodes, root included, of the tree worth most. @param reach chances to stand of `count` candidates, likeliest first. */
+  treeSize(reach: Float64Array, order: Int32Array, count: number): number {
+    const { price, target, promised } = this;
+    let size = 1;
+    let most = -price * target.at(1);
+    let drafts = 0;
+    for (let nodes = 2; nodes <= MOST_NODES; nodes++) {
+      if (nodes <= count + 1) drafts += reach[order[nodes - 2]!]!;
+      promised[nodes] = promised[nodes]! + (1 + drafts - promised[nodes]!) / RATE_ROUNDS;
+      const worth = drafts - price * target.at(nodes);
+      if (nodes > count + 1 || worth <= most) continue;
+      most = worth;
+      size = nodes;
+    }
+    return size;
+  }
+
+  /** A round is over. @param tokens it emitted. @param headMs of the head's forwards; 0 means that there were none. */
+  settle(tokens: number, nodes: number, headMs: number): void {
+    const ms = this.target.at(nodes) + headMs;
+    this.#tokens += tokens - this.#tokens / RATE_ROUNDS;
+    this.#ms += ms - this.#ms / RATE_ROUNDS;
+    if (headMs === 0) return;
+    this.headMs += (headMs - this.headMs) / (this.headMs === 0 ? 1 : RATE_ROUNDS);
+    this.#won += tokens - ms / this.target.at(1) - this.#won / TRIAL_ROUNDS;
+    this.#trials += 1 - this.#trials / TRIAL_ROUNDS;
+    this.#trialRounds++;
+    const judged = this.#trialRounds >= FEWEST_TRIALS;
+    if (judged && this.#won >= 0) this.#pause = SHORTEST_PAUSE;
+    if (this.#won < -MOST_LOST || (judged && this.#won < -TOLERANCE * this.#trials)) this.#stop();
+  }
+
+  #stop(): void {
+    this.#plainRounds = this.#pause;
+    this.#pause = Math.min(2 * this.#pause, LONGEST_PAUSE);
+    // The next trial begins anew, so that a text that has changed is not held to what was.
+    this.#won = 0;
+    this.#trials = 0;
+    this.#trialRounds = 0;
+  }
+}

@@ -1,0 +1,239 @@
+/** The budget against made-up texts and machines: what a forward takes and how often a guess stands is known here, and so is what is best. */
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { MOST_NODES, TreeBudget } from '../../src/draft/budget.ts';
+import { BudgetGrower } from '../../src/draft/budget-grower.ts';
+import { Calibration } from '../../src/draft/calibration.ts';
+import type { TreeCosts } from '../../src/draft/costs.ts';
+import { DynamicGrower } from '../../src/draft/grow.ts';
+import type { TreeGrower } from '../../src/draft/tree-grower.ts';
+import { xorshift } from '../support/random.ts';
+
+let clock = 0;
+beforeEach(() => {
+  clock = 0;
+  vi.spyOn(performance, 'now').mockImplementation(() => clock);
+});
+afterEach(() => void vi.restoreAllMocks());
+
+interface World {
+  readonly targetMs: (rows: number) => number;
+  readonly headMs: (rows: number) => number;
+  /** Chance that a guess stands, by what the head said and the round. */
+  readonly stands: (said: number, round: number) => number;
+}
+
+/** A head that is sure at one node and unsure at the next: the best guess's probability, half of the rest to the second, and so on. */
+const bestGuess = (random: () => number): number => 0.15 + 0.8 * random() ** 2;
+
+const ROOT = Int32Array.of(0);
+
+const curveOf = (ms: (rows: number) => number): TreeCosts['target'] =>
+  Array.from({ length: MOST_NODES }, (_, i) => ({ rows: i + 1, ms: ms(i + 1) }));
+const costsOf = ({ targetMs, headMs }: World): TreeCosts => ({ target: curveOf(targetMs), head: curveOf(headMs) });
+
+interface Outcome {
+  readonly tokens: number;
+  readonly ms: number;
+  readonly rounds: number;
+  /** Mean nodes. */
+  readonly size: number;
+}
+
+/** Decodes `rounds` rounds. The target's token after a node is the guess of a rank, or another token, -1. */
+function decode(grower: TreeGrower, world: World, rounds: number, from = 0): Outcome {
+  const random = xorshift(7 + from);
+  const K = grower.branching;
+  const guesses = {
+    tokens: new Int32Array(grower.maxRows * K),
+    logProbabilities: new Float64Array(grower.maxRows * K),
+  };
+  const path = new Int32Array(MOST_NODES * 4);
+  const began = clock;
+  let tokens = 0;
+  let nodes = 0;
+  let pending = 1;
+  let name = 1; // every guess has a token of its own
+  for (let round = from; round < from + rounds; round++) {
+    const rightAfter = new Map<number, number>(); // the target's token after a token that was looked at, if it was guessed
+    const guess = (parents: Int32Array, rows: number): void => {
+      for (let row = 0; row < rows; row++) {
+        let left = 1;
+        let best = bestGuess(random);
+        let u = random();
+        for (let rank = 0; rank < K; rank++) {
+          const said = left * best;
+          left -= said;
+          best = 0.5;
+          const token = name++;
+          guesses.tokens[row * K + rank] = token;
+          guesses.logProbabilities[row * K + rank] = Math.log(said);
+          u -= world.stands(said, round);
+          if (u < 0) {
+            rightAfter.set(parents[row]!, token);
+            u = Number.POSITIVE_INFINITY;
+          }
+        }
+      }
+    };
+    if (grower.start(0, 64, pending)) {
+      clock += world.headMs(pending);
+      guess(ROOT, 1);
+      pending = 0;
+      for (let rows = grower.grow(guesses); rows > 0; rows = grower.grow(guesses)) {
+        clock += world.headMs(rows);
+        guess(grower.levelTokens, rows);
+      }
+    }
+    const tree = grower.finish();
+    let length = 1;
+    let bonus = rightAfter.get(0);
+    for (let node = 1; node < tree.size; node++) {
+      if (tree.parents[node] !== path[length - 1] || tree.tokens[node] !== bonus) continue;
+      path[length++] = node;
+      bonus = rightAfter.get(tree.tokens[node]!);
+    }
+    const ms = world.targetMs(tree.size);
+    clock += ms;
+    grower.settle?.(path, length, bonus ?? -1, ms);
+    tokens += length;
+    nodes += tree.size;
+    pending += length;
+    if (pending > 64) pending -= 63;
+  }
+  return { tokens, ms: clock - began, rounds, size: nodes / rounds };
+}
+
+const rate = ({ tokens, ms }: Outcome): number => tokens / ms;
+const auto = (world: World): BudgetGrower => new BudgetGrower(new TreeBudget(costsOf(world)), 1000);
+
+/** Memory-bound up to `flat` rows, then each costs `perRow` more; the head a tenth of one row. */
+const machine = (flat: number, perRow: number, head = 0.6): Pick<World, 'targetMs' | 'headMs'> => ({
+  targetMs: (rows) => 6 + perRow * Math.max(0, rows - flat),
+  headMs: (rows) => head + 0.05 * rows,
+});
+const honest = (said: number): number => said;
+
+describe.each([
+  ['rows are free up to 16', machine(16, 0.4)],
+  ['rows are free up to 4', machine(4, 1)],
+  ['every row costs', machine(1, 0.5)],
+  ['a head that costs half a row', machine(8, 0.5, 3)],
+])('%s', (_, costs) => {
+  const fixed = [
+    [0, 1, 2], [0, 2, 3], [0, 4, 5], [1, 1, 3], [1, 2, 4], [1, 3, 6], [2, 2, 6], [2, 3, 8], [3, 2, 6], [3, 3, 10], [4, 4, 16], [6, 4, 24], [5, 8, 32],
+  ] as const; // biome-ignore format: a table
+
+  it.each([
+    ['an honest head', honest],
+    ['a head that is half as often right as it says', (said: number) => said / 2],
+    [
+      'a head that exaggerates: more often right than it says where it is sure, less where it is not',
+      (said: number) => said * (1 + 0.4 * (said - 0.35)),
+    ],
+  ])('%s: as fast as the best of many trees that are not chosen anew every round', (_, stands) => {
+    const world = { ...costs, stands };
+    const plain = 1 / world.targetMs(1);
+    const best = Math.max(
+      plain,
+      ...fixed.map(([depth, topK, total]) =>
+        rate(decode(new DynamicGrower({ kind: 'dynamic', depth, topK, total }), world, 1500)),
+      ),
+    );
+    expect(rate(decode(auto(world), world, 1500)) / best).toBeGreaterThan(0.97);
+  });
+});
+
+it('follows the text: large trees where guesses stand, small ones where they do not', () => {
+  const world = { ...machine(1, 0.4), stands: (said: number, round: number) => said * (round < 400 ? 1 : 0.35) };
+  const grower = auto(world);
+  const good = decode(grower, world, 400);
+  const bad = decode(grower, world, 400, 400);
+  expect(good.size).toBeGreaterThan(1.3 * bad.size);
+});
+
+describe('a head that is never right, and sure of it', () => {
+  const world = { ...machine(4, 1), stands: () => 0 };
+
+  it('costs three percent at most', () => {
+    const { tokens, ms } = decode(auto(world), world, 1000);
+    expect(tokens).toBe(1000);
+    expect(ms / (1000 * world.targetMs(1))).toBeLessThan(1.03);
+  });
+
+  it('is asked again now and then, and used as soon as it is right', () => {
+    const changing = { ...world, stands: (said: number, round: number) => (round < 1000 ? 0 : said) };
+    const grower = auto(changing);
+    decode(grower, changing, 1000);
+    decode(grower, changing, 400, 1000); // one of the longest pauses, and what it takes to believe it again
+    const later = decode(grower, changing, 400, 1400);
+    expect(rate(later) * changing.targetMs(1)).toBeGreaterThan(1.2);
+  });
+});
+
+it('decodes plainly where the head costs as much as the target', () => {
+  const world: World = { targetMs: () => 6, headMs: () => 12, stands: (said) => said };
+  const { tokens, ms } = decode(auto(world), world, 1000);
+  expect((tokens / ms) * 6).toBeGreaterThan(0.97);
+});
+
+it('the tree is the best of all sizes at the price of time', () => {
+  const random = xorshift(3);
+  for (let round = 0; round < 200; round++) {
+    const steps = Array.from({ length: MOST_NODES }, () => 5 * random());
+    const ms = (rows: number): number => 10 + steps.slice(0, rows).reduce((sum, step) => sum + step, 0);
+    const budget = new TreeBudget({ target: curveOf(ms), head: [{ rows: 1, ms: 1 }] });
+    const reach = Float64Array.from({ length: 20 }, () => random() ** 3)
+      .sort()
+      .reverse();
+    const order = Int32Array.from(reach.keys());
+    const worth = (nodes: number): number =>
+      reach.subarray(0, nodes - 1).reduce((sum, chance) => sum + chance, 0) - budget.price * budget.target.at(nodes);
+    const all = Array.from({ length: 21 }, (_, i) => worth(i + 1));
+    expect(worth(budget.treeSize(reach, order, reach.length))).toBeCloseTo(Math.max(...all), 10);
+  }
+});
+
+it('no tree is deeper than allowed, and none is larger than its candidates', () => {
+  const world = { ...machine(32, 0), stands: (said: number) => said };
+  for (const maxDepth of [0, 1, 2, 5]) {
+    const grower = auto(world);
+    const guesses = {
+      tokens: new Int32Array(64).fill(1),
+      logProbabilities: new Float64Array(64).fill(Math.log(0.12)),
+    };
+    if (grower.start(0, maxDepth, 1)) while (grower.grow(guesses) > 0);
+    const { size, parents } = grower.finish();
+    const depths = [0];
+    for (let node = 1; node < size; node++) depths.push(depths[parents[node]!]! + 1);
+    expect(Math.max(...depths)).toBeLessThanOrEqual(maxDepth);
+    expect(size === 1).toBe(maxDepth === 0);
+  }
+});
+
+describe('calibration', () => {
+  it('begins with what the head says', () => {
+    const calibration = new Calibration();
+    for (const p of [0.9, 0.5, 0.1, 0.01]) expect(calibration.probability(Math.log(p), 1) / p).toBeCloseTo(1, 0);
+    expect(calibration.probability(0, 1)).toBeLessThan(1);
+    for (const p of [-Infinity, Number.NaN, -1e9]) expect(calibration.probability(p, 1)).toBeLessThan(0.001);
+  });
+
+  it('ends with what was counted, at each depth', () => {
+    const calibration = new Calibration();
+    const random = xorshift(5);
+    for (let i = 0; i < 2000; i++) {
+      calibration.learn(Math.log(0.5), 1, random() < 0.8);
+      calibration.learn(Math.log(0.5), 2 + (i % 3), random() < 0.2);
+    }
+    expect(Math.abs(calibration.probability(Math.log(0.5), 1) - 0.8)).toBeLessThan(0.12);
+    expect(Math.abs(calibration.probability(Math.log(0.5), 2) - 0.2)).toBeLessThan(0.12);
+    expect(calibration.report(1)).toHaveLength(1);
+  });
+
+  it('forgets', () => {
+    const calibration = new Calibration();
+    for (let i = 0; i < 1000; i++) calibration.learn(-0.1, 1, false);
+    for (let i = 0; i < 100; i++) calibration.learn(-0.1, 1, true);
+    expect(calibration.probability(-0.1, 1)).toBeGreaterThan(0.6);
+  });
+});

@@ -1,0 +1,127 @@
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { CostCache, type CostKey } from '../../src/draft/cost-cache.ts';
+import { costAt, ForwardCost, HEAD_ROWS, measureCosts, TARGET_ROWS } from '../../src/draft/costs.ts';
+import { createKernels } from '../../src/kernels/choose.ts';
+import { xorshift } from '../support/random.ts';
+import { tinyHead, tinyTarget } from '../support/tiny.ts';
+
+it('costs lie on lines between what was measured, and go on beyond', () => {
+  const curve = [
+    { rows: 1, ms: 10 },
+    { rows: 5, ms: 12 },
+    { rows: 9, ms: 20 },
+  ];
+  expect([1, 3, 5, 6, 9, 11].map((rows) => costAt(curve, rows))).toEqual([10, 11, 12, 14, 20, 24]);
+  expect(costAt([{ rows: 4, ms: 7 }], 9)).toBe(7);
+});
+
+it('measures the target and the head within a fraction of a second', () => {
+  const kernels = createKernels({ threads: 1 });
+  using target = tinyTarget(kernels);
+  using head = tinyHead(target);
+  const began = performance.now();
+  const costs = measureCosts(target, head, 4);
+  expect(performance.now() - began).toBeLessThan(300);
+  expect(costs.target.map(({ rows }) => rows)).toEqual([...TARGET_ROWS]);
+  expect(costs.head.map(({ rows }) => rows)).toEqual([...HEAD_ROWS]);
+  expect([...costs.target, ...costs.head].every(({ ms }) => ms > 0)).toBe(true);
+  kernels.dispose();
+});
+
+describe('a curve that learns', () => {
+  const flat = [
+    { rows: 1, ms: 10 },
+    { rows: 32, ms: 10 },
+  ];
+
+  it('begins as measured', () => {
+    const cost = new ForwardCost(flat, 32);
+    expect(cost.curve()).toEqual(Array.from({ length: 32 }, (_, i) => ({ rows: i + 1, ms: 10 })));
+    expect(cost.at(500)).toBe(10);
+  });
+
+  it('follows a machine that gets slower, for sizes that are never used too', () => {
+    const cost = new ForwardCost(flat, 32);
+    for (let i = 0; i < 200; i++) cost.learn(4, 20);
+    expect(cost.at(4)).toBeCloseTo(20, 3);
+    expect(cost.at(30) / 20).toBeGreaterThan(0.6);
+    expect(cost.at(30) / 20).toBeLessThan(1);
+  });
+
+  it('finds a shape that was measured wrong, through noise', () => {
+    const truth = (rows: number): number => (rows <= 4 ? 10 : 10 + 2 * (rows - 4));
+    const cost = new ForwardCost(flat, 32);
+    const random = xorshift(1);
+    for (let i = 0; i < 4000; i++) {
+      const rows = 1 + Math.floor(random() * 12);
+      cost.learn(rows, truth(rows) * (0.95 + 0.1 * random()));
+    }
+    for (let rows = 1; rows <= 12; rows++) expect(Math.abs(cost.at(rows) / truth(rows) - 1)).toBeLessThan(0.12);
+  });
+
+  it('takes one interrupted forward for little', () => {
+    const cost = new ForwardCost(flat, 32);
+    cost.learn(4, 10_000);
+    expect(cost.at(4)).toBeLessThan(10.5);
+    cost.learn(4, 0);
+    expect(cost.at(4)).toBeGreaterThan(9.5);
+  });
+});
+
+describe('costs of an earlier load', () => {
+  const key: CostKey = { cpu: 'c', isa: 'avx2', threads: 2, dtype: 'q8', model: 'm', head: 'h', version: '0' };
+  const costs = {
+    target: [
+      { rows: 1, ms: 1 },
+      { rows: 4, ms: 2.5 },
+    ],
+    head: [{ rows: 1, ms: 0.25 }],
+  };
+  let directory: string;
+  beforeEach(() => {
+    directory = mkdtempSync(join(tmpdir(), 'eaglet-costs-'));
+  });
+  afterEach(() => rmSync(directory, { recursive: true, force: true }));
+
+  it('are found again, under all of their key only', () => {
+    const cache = new CostCache(join(directory, 'costs'), key);
+    expect(cache.read()).toBeUndefined();
+    cache.write(costs);
+    expect(cache.read()).toEqual(costs);
+    expect(readdirSync(join(directory, 'costs'))).toHaveLength(1); // no part left behind
+    for (const other of [
+      { threads: 1 },
+      { dtype: 'q4' },
+      { model: 'n' },
+      { head: 'g' },
+      { isa: 'x' },
+      { cpu: 'd' },
+      { version: '1' },
+    ])
+      expect(new CostCache(join(directory, 'costs'), { ...key, ...other }).read()).toBeUndefined();
+  });
+
+  it.each([
+    ['no JSON', '{'],
+    ['another key', JSON.stringify({ key: { ...key, threads: 3 }, costs })],
+    ['no points', JSON.stringify({ key, costs: { ...costs, target: [] } })],
+    ['rows that do not ascend', JSON.stringify({ key, costs: { ...costs, target: [...costs.target].reverse() } })],
+    ['a forward that takes no time', JSON.stringify({ key, costs: { ...costs, head: [{ rows: 1, ms: 0 }] } })],
+    ['text for a number', JSON.stringify({ key, costs: { ...costs, head: [{ rows: 1, ms: '1' }] } })],
+  ])('%s is as good as nothing', (_, text) => {
+    const cache = new CostCache(directory, key);
+    cache.write(costs);
+    writeFileSync(cache.file, text);
+    expect(cache.read()).toBeUndefined();
+  });
+
+  it('are done without where nothing can be written', () => {
+    writeFileSync(join(directory, 'file'), '');
+    const cache = new CostCache(join(directory, 'file'), key);
+    expect(() => cache.write(costs)).not.toThrow();
+    expect(cache.read()).toBeUndefined();
+  });
+});
