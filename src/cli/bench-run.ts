@@ -8,6 +8,7 @@ import type { Command } from 'commander';
 import type { DepthAcceptance, GenerationStats } from '../decode/stats.ts';
 import type { VerifierName } from '../decode/verifier.ts';
 import type { DrafterName } from '../draft/registry.ts';
+import { parseTreeOption } from '../draft/tree-option.ts';
 import type { Engine, TextOptions, TextResult } from '../engine.ts';
 import { RequestError } from '../errors.ts';
 import type { KernelClock } from '../kernels/clocked.ts';
@@ -33,6 +34,7 @@ interface Flags extends ModelOptions {
   readonly temperature: number;
   readonly seed: number;
   readonly verify: VerifierName;
+  readonly compareTrees?: readonly string[];
   readonly json?: string;
 }
 
@@ -45,6 +47,7 @@ export function register(bench: Command): void {
     .option('-t, --temperature <x>', '0 takes the likeliest token', realNumber, 0)
     .option('--seed <n>', 'same seed, same text', wholeNumber, 0)
     .addOption(verifyOption())
+    .option('--compare-trees <tree...>', 'the eagle drafter once with each of these trees, instead of --tree')
     .option('--json <file>', 'write all rows and the summary')
     .action(run);
 }
@@ -53,7 +56,8 @@ export function register(bench: Command): void {
 interface Row {
   readonly id: string;
   readonly task: string;
-  readonly drafter: DrafterName;
+  /** The contestant's name. */
+  readonly drafter: string;
   /** To the baseline's text, token for token. */
   readonly identical: boolean;
   readonly stats: GenerationStats;
@@ -65,14 +69,37 @@ const PHASES = ['draft', 'verify', 'sample', 'commit', 'outsideNative'] as const
 /** Milliseconds. The first four make up a round; what is spent outside native calls runs through all of them. */
 type Phases = { readonly [P in (typeof PHASES)[number]]: number };
 
+/** A drafter of an engine; the first one is the baseline. */
+interface Contestant {
+  readonly name: string;
+  readonly engine: Engine;
+  readonly drafter: DrafterName;
+}
+
 async function run(flags: Flags): Promise<void> {
   const clock: KernelClock = { ms: 0, calls: 0 };
-  using engine = await openEngine({ ...flags, clock });
-  const drafters = readDrafters(flags.drafters, engine);
   const questions = readPrompts(flags.prompts ?? DEFAULT_PROMPTS, flags.limit);
-  const rows = await askAll(engine, clock, questions, drafters, flags);
+  using engine = await openEngine({ ...flags, clock });
+  const contestants = readDrafters(flags.drafters, engine);
+  const trees = (flags.compareTrees ?? []).map((text) => ({ text, tree: parseTreeOption(text) }));
+  const engines: Engine[] = []; // each tree has caches of its own
+  try {
+    for (const { text, tree } of trees) {
+      const other = await openEngine({ ...flags, tree, clock });
+      engines.push(other);
+      contestants.push({ name: `eagle ${text}`, engine: other, drafter: 'eagle' });
+    }
+    report(await askAll(contestants, clock, questions, flags), contestants, flags);
+  } finally {
+    for (const other of engines) other[Symbol.dispose]();
+  }
+}
+
+function report(rows: readonly Row[], contestants: readonly Contestant[], flags: Flags): void {
+  const drafters = contestants.map(({ name }) => name);
+  const { engine } = contestants[0]!;
   const { maxTokens, temperature, seed, verify, dtype, model, limit, treeSize, tree, head } = flags;
-  const report = {
+  const whole = {
     machine: { cpu: cpus()[0]?.model, isa: engine.kernels.isa, threads: engine.kernels.threads, node: process.version },
     settings: {
       model,
@@ -91,35 +118,35 @@ async function run(flags: Flags): Promise<void> {
     rows,
     summary: summarise(rows, drafters),
   };
-  if (flags.json !== undefined) writeFileSync(flags.json, `${JSON.stringify(report)}\n`);
-  print(report.summary, engine, flags);
+  if (flags.json !== undefined) writeFileSync(flags.json, `${JSON.stringify(whole)}\n`);
+  print(whole.summary, engine, flags);
 }
 
-function readDrafters(list: string, engine: Engine): readonly DrafterName[] {
+function readDrafters(list: string, engine: Engine): Contestant[] {
   return list.split(',').map((name) => {
     const known = engine.drafters.find((drafter) => drafter === name);
     if (known === undefined)
       throw new RequestError('--drafters', `"${name}" is not loaded, available: ${engine.drafters.join(', ')}`);
-    return known;
+    return { name, engine, drafter: known };
   });
 }
 
 async function askAll(
-  engine: Engine,
+  contestants: readonly Contestant[],
   clock: KernelClock,
   questions: readonly PromptEntry[],
-  drafters: readonly DrafterName[],
   { maxTokens, temperature, seed, verify }: Flags,
 ): Promise<readonly Row[]> {
   const rows: Row[] = [];
   using progress = new ProgressBar('questions', questions.length);
   const options = { temperature, seed, verify };
-  for (const drafter of drafters) await engine.complete(questions[0]!.messages, { ...options, maxTokens: 16, drafter }); // warms up
+  for (const { engine, drafter } of contestants)
+    await engine.complete(questions[0]!.messages, { ...options, maxTokens: 16, drafter }); // warms up
   for (const [index, { id, task, messages }] of questions.entries()) {
-    const answers = new Map<DrafterName, { result: TextResult; nativeMs: number }>();
-    for (const drafter of index % 2 === 0 ? drafters : [...drafters].reverse())
-      answers.set(drafter, await ask(engine, clock, messages, { ...options, maxTokens, drafter }));
-    const baseline = answers.get(drafters[0]!)!.result.newIds.join();
+    const answers = new Map<string, { result: TextResult; nativeMs: number }>();
+    for (const { name, engine, drafter } of index % 2 === 0 ? contestants : [...contestants].reverse())
+      answers.set(name, await ask(engine, clock, messages, { ...options, maxTokens, drafter }));
+    const baseline = answers.get(contestants[0]!.name)!.result.newIds.join();
     for (const [drafter, { result, nativeMs }] of answers) {
       const { newIds, stats } = result;
       rows.push({
@@ -176,14 +203,14 @@ interface DrafterSummary extends TaskSummary {
 
 type Summary = Readonly<Record<string, DrafterSummary>>;
 
-function summarise(all: readonly Row[], drafters: readonly DrafterName[]): Summary {
+function summarise(all: readonly Row[], drafters: readonly string[]): Summary {
   const decoded = all.filter((row) => row.stats.rounds > 0); // an answer of one token has no decoding to time
-  const of = (drafter: DrafterName, task?: string): Row[] =>
+  const of = (drafter: string, task?: string): Row[] =>
     decoded.filter((row) => row.drafter === drafter && (task === undefined || row.task === task));
   const rate = (rows: readonly Row[]): number => mean(rows.map(({ stats }) => stats.tokensPerSecond));
   const perRound = (rows: readonly Row[], pick: (row: Row) => number): number =>
     sum(rows.map(pick)) / sum(rows.map((row) => row.stats.rounds));
-  const gain = (drafter: DrafterName, task?: string): TaskSummary => {
+  const gain = (drafter: string, task?: string): TaskSummary => {
     const rows = of(drafter, task);
     return {
       speedup: rate(rows) / rate(of(drafters[0]!, task)),

@@ -21,7 +21,7 @@ describe('the command line', () => {
     const [version, help] = await Promise.all([eaglet(['--version']), eaglet(['--help'])]);
     const { version: expected } = json(readFileSync(join(ROOT, 'package.json'), 'utf8')) as { version: string };
     expect(version).toMatchObject({ code: 0, stdout: `${expected}\n` });
-    for (const name of ['chat', 'generate', 'verify', 'pull', 'inspect', 'doctor', 'bench'])
+    for (const name of ['chat', 'generate', 'verify', 'pull', 'inspect', 'doctor', 'tune', 'bench'])
       expect(help.stdout).toContain(`  ${name}`);
   });
 
@@ -37,7 +37,7 @@ describe('the command line', () => {
     [['inspect', TINY, '--target', TINY], 'is for draft heads'],
     [['bench', 'cost', '--rows', '1,x'], 'expected a whole number, got "x"'],
     [['generate', '--prompt', 'x', '--tree', 'chain:0'], 'tree: a chain has a depth of 1..1023, got 0'],
-    [['generate', '--prompt', 'x', '--tree', 'dynamic:5,10'], 'tree: expected chain:DEPTH, static'],
+    [['generate', '--prompt', 'x', '--tree', 'dynamic:5,10'], 'tree: expected auto, chain:DEPTH, static'],
     [['generate', '--prompt', 'x', '--tree', 'no-such-file'], 'got "no-such-file", which cannot be read'],
     [['generate', '--prompt', 'x', '--tree', 'static', '--tree-size', '4'], 'give no treeSize beside it'],
     [['generate', '--prompt', 'x', '--verify', 'maybe'], 'Allowed choices are match, multi-round'],
@@ -240,7 +240,18 @@ describe('bench', () => {
 
   test('run: drafters against plain, identical text, phase times', async () => {
     const out = join(scratch, 'run.json');
-    const { code, stdout } = await eaglet(['bench', 'run', '--limit', '2', '-n', '12', '--json', out]);
+    const { code, stdout } = await eaglet([
+      'bench',
+      'run',
+      '--limit',
+      '2',
+      '-n',
+      '12',
+      '--tree',
+      'static:4',
+      '--json',
+      out,
+    ]);
     expect(code).toBe(0);
     expect(stdout).toContain('outside native calls');
     expect(stdout).toMatch(/eagle: the head takes \d+\.\d % of a round\ndepth +1/);
@@ -258,5 +269,46 @@ describe('bench', () => {
       draftShare: expect.any(Number),
       byTask: { mt_bench: { speedup: expect.any(Number), acceptanceLength: expect.any(Number) } },
     });
+  });
+
+  test('run: several trees in one run', async () => {
+    const out = join(scratch, 'trees.json');
+    const args = ['--drafters', 'none', '--compare-trees', 'auto', 'chain:2', '--json', out];
+    const { code } = await eaglet(['bench', 'run', '--limit', '1', '-n', '8', ...args]);
+    expect(code).toBe(0);
+    const { summary } = json(readFileSync(out, 'utf8')) as { summary: Record<string, { identical: boolean }> };
+    expect(Object.keys(summary)).toEqual(['none', 'eagle auto', 'eagle chain:2']);
+    expect(Object.values(summary).every(({ identical }) => identical)).toBe(true);
+    const wrong = await eaglet(['bench', 'run', '--compare-trees', 'chain:0']);
+    expect(wrong.code).toBe(1);
+    expect(wrong.stderr).toContain('a chain has a depth of 1..1023, got 0');
+  });
+});
+
+describe('tune', () => {
+  test('measures, decodes, and says what pays, in words, as JSON and as a picture', async () => {
+    const svg = join(scratch, 'tune.svg');
+    const args = ['tune', '--limit', '1', '-n', '12'];
+    const [words, data] = await Promise.all([eaglet([...args, '--svg', svg]), eaglet([...args, '--json'])]);
+    expect(words.code).toBe(0);
+    expect(words.stdout).toMatch(/A forward of the target over one row takes \d+\.\d\d ms/);
+    expect(words.stdout).toMatch(/Trees of about \d+ nodes pay most|Drafting does not pay here/);
+    const picture = readFileSync(svg, 'utf8');
+    expect(picture).toMatch(/^<svg [^>]*>[\s\S]*<\/svg>\n$/);
+    expect(picture).not.toMatch(/NaN|Infinity|undefined/);
+    const report = json(data.stdout) as { sizes: { nodes: number; targetMs: number }[]; best: object; ran: object };
+    expect(report.sizes.map(({ nodes }) => nodes)).toEqual(Array.from({ length: 32 }, (_, i) => i + 1));
+    expect(report.sizes.every(({ targetMs }) => targetMs > 0)).toBe(true);
+    expect(report.best).toMatchObject({ speedup: expect.any(Number) });
+    expect(report.ran).toMatchObject({ acceptanceLength: expect.any(Number), draftShare: expect.any(Number) });
+  });
+
+  test.each([
+    [['--tree', 'static'], 'tune finds it'],
+    [['-m', TINY], 'there is nothing to tune: the model has no head'],
+  ])('%j is refused', async (args, message) => {
+    const { code, stderr } = await eaglet(['tune', ...args]);
+    expect(code).toBe(1);
+    expect(stderr).toContain(message);
   });
 });
