@@ -58,8 +58,15 @@ interface Row {
   readonly task: string;
   /** The contestant's name. */
   readonly drafter: string;
+  readonly newTokens: number;
+  readonly rounds: number;
+  /** Of decoding, prefill not counted. */
+  readonly ms: number;
+  readonly acceptanceLength: number;
+  readonly treeSize: number;
   /** To the baseline's text, token for token. */
   readonly identical: boolean;
+  /** The whole of it; what is above, for tables made elsewhere, is part of it. */
   readonly stats: GenerationStats;
   /** Milliseconds of decoding, prefill not counted. */
   readonly outsideNativeMs: number;
@@ -153,6 +160,11 @@ async function askAll(
         id,
         task,
         drafter,
+        newTokens: stats.newTokens,
+        rounds: stats.rounds,
+        ms: stats.decodeMs,
+        acceptanceLength: stats.acceptanceLength,
+        treeSize: stats.treeSize,
         identical: newIds.join() === baseline,
         stats,
         outsideNativeMs: stats.decodeMs - nativeMs,

@@ -261,6 +261,11 @@ describe('bench', () => {
       id: 'mt_bench/1',
       task: 'mt_bench',
       drafter: 'none',
+      newTokens: 12,
+      rounds: 11,
+      acceptanceLength: 1,
+      treeSize: 1,
+      identical: true,
       stats: { newTokens: 12 },
     });
     expect(report.summary.none).toMatchObject({ speedup: 1, acceptanceLength: 1, treeSize: 1, identical: true });
