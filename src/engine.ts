@@ -90,6 +90,8 @@ export interface TextResult {
 
 /** A head's precision never changes the text, only how often its guesses are right. */
 export const HEAD_DTYPE = 'q8';
+/** Curves that have learned from this many rounds are better than those of the next load. */
+const ROUNDS_WORTH_KEEPING = 64;
 export const DEFAULT_MODEL = 'smollm2-135m-instruct';
 
 /** @throws ModelNotFoundError, CheckpointError. */
@@ -123,6 +125,7 @@ export class Engine implements Disposable {
   readonly kernels: Kernels;
   readonly #drafters = new Map<DrafterName, Drafter>();
   readonly #cache: KvCache;
+  #costs: CostCache | undefined;
   readonly #owned: Disposable[] = []; // in the order of their making
   #busy = false;
   #disposed = false;
@@ -152,8 +155,14 @@ export class Engine implements Disposable {
         contextSize: this.contextSize,
         tree: wanted,
         openHead: headDirectory === undefined ? undefined : () => openHead(this.target, headDirectory),
-        costs: (measure: () => TreeCosts) =>
-          costsOnThisMachine(this, checkpoint.path, headDirectory!, options, measure),
+        costs: (measure: () => TreeCosts): TreeCosts => {
+          this.#costs = costCache(kernels, checkpoint.path, headDirectory!, options);
+          const known = options.remeasure ? undefined : this.#costs.read();
+          if (known !== undefined) return known;
+          const costs = measure();
+          this.#costs.write(costs);
+          return costs;
+        },
       };
       for (const name of DRAFTERS) {
         const drafter = createDrafter(name, parts);
@@ -255,12 +264,20 @@ export class Engine implements Disposable {
     return [...this.#drafters.keys()];
   }
 
+  /** What forwards cost is known better after some text than it was at load, which may have been a busy moment. */
+  #keepCosts(): void {
+    const { budget } = this;
+    if (this.#disposed || budget === undefined || budget.rounds < ROUNDS_WORTH_KEEPING) return;
+    this.#costs?.write({ target: budget.target.curve(), head: budget.head.curve() });
+  }
+
   #own<T extends Disposable>(part: T): T {
     this.#owned.push(part);
     return part;
   }
 
   [Symbol.dispose](): void {
+    this.#keepCosts();
     this.#disposed = true;
     for (const part of this.#owned.splice(0).reverse()) part[Symbol.dispose]();
   }
@@ -361,15 +378,9 @@ function chatTemplateOf({ tokenizer }: Checkpoint): string | undefined {
   return tokenizer?.kind === 'gguf' ? tokenizer.data.chatTemplate : tokenizer?.chatTemplate;
 }
 
-/** From the cache, or else measured, which fills the cache. */
-function costsOnThisMachine(
-  { kernels }: Engine,
-  model: string,
-  head: string,
-  options: EngineOptions,
-  measure: () => TreeCosts,
-): TreeCosts {
-  const cache = new CostCache(join(options.cacheDir ?? defaultCacheDir(), 'costs'), {
+/** Where costs are kept for this machine, model and head. */
+function costCache(kernels: Kernels, model: string, head: string, options: EngineOptions): CostCache {
+  return new CostCache(join(options.cacheDir ?? defaultCacheDir(), 'costs'), {
     cpu: cpus()[0]?.model ?? 'unknown',
     isa: kernels.isa,
     threads: kernels.threads,
@@ -378,11 +389,6 @@ function costsOnThisMachine(
     head: fingerprint(head),
     version: packageInfo().version,
   });
-  const known = options.remeasure ? undefined : cache.read();
-  if (known !== undefined) return known;
-  const costs = measure();
-  cache.write(costs);
-  return costs;
 }
 
 /** The head that ships with the package for a built-in model. */

@@ -41,7 +41,7 @@ export class BudgetGrower implements TreeGrower {
   #rows = 0;
   #maxDepth = 0;
   #expansions = 0;
-  #headMs = 0; // what the round's forwards of the head should take
+  #headMs = 0; // of the round's forwards of the head
   #asked = 0; // when the head was last given rows
   /** By depth: chance of the best guess after a node that stands, which is what looking at it brings. */
   readonly #worth = new Float64Array(MOST_LEVELS + 1).fill(FIRST_WORTH);
@@ -84,7 +84,7 @@ export class BudgetGrower implements TreeGrower {
   }
 
   grow(guesses: Guesses): number {
-    this.budget.head.learn(this.#rows, performance.now() - this.#asked);
+    this.#headMs += this.budget.head.learn(this.#rows, performance.now() - this.#asked);
     const first = this.#count;
     if (first === 0) this.#addGuesses(guesses, 0, -1);
     else for (let row = 0; row < this.#rows; row++) this.#addGuesses(guesses, row, this.#frontier[row]!);
@@ -102,7 +102,6 @@ export class BudgetGrower implements TreeGrower {
 
   #ask(rows: number): void {
     this.#rows = rows;
-    this.#headMs += this.budget.head.at(rows);
     this.#asked = performance.now();
   }
 
@@ -178,8 +177,7 @@ export class BudgetGrower implements TreeGrower {
   settle(path: Int32Array, pathLength: number, bonus: number, forwardMs: number): void {
     const { budget } = this;
     const { size, tokens } = this.#tree;
-    budget.target.learn(size, forwardMs);
-    budget.settle(pathLength, size, this.#headMs);
+    budget.settle(pathLength, size, forwardMs, this.#headMs);
     if (this.#count === 0) return;
     for (let i = 0; i < pathLength; i++) {
       const first = i === 0 ? 0 : this.#guesses[this.#candidates[path[i]!]!]!;

@@ -34,6 +34,8 @@ export class TreeBudget {
   /** Tokens that a tree of so many nodes promised, mean of the rounds with drafts lately: for reports. */
   readonly promised = new Float64Array(MOST_NODES + 1).fill(1);
 
+  /** Rounds so far. */
+  rounds = 0;
   /** Milliseconds that the head took in a round with drafts, mean of those lately. */
   headMs = 0;
 
@@ -112,9 +114,13 @@ export class TreeBudget {
     return size;
   }
 
-  /** A round is over. @param tokens it emitted. @param headMs of the head's forwards; 0 means that there were none. */
-  settle(tokens: number, nodes: number, headMs: number): void {
-    const ms = this.target.at(nodes) + headMs;
+  /**
+   * A round is over.
+   * @param tokens it emitted. @param forwardMs of the target over the tree's `nodes`. @param headMs of the head; 0 means that it was not asked.
+   */
+  settle(tokens: number, nodes: number, forwardMs: number, headMs: number): void {
+    const ms = this.target.learn(nodes, forwardMs) + headMs;
+    this.rounds++;
     this.#tokens += tokens - this.#tokens / RATE_ROUNDS;
     this.#ms += ms - this.#ms / RATE_ROUNDS;
     if (headMs === 0) return;

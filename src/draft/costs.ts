@@ -14,23 +14,25 @@ export interface TreeCosts {
   readonly head: CostCurve;
 }
 
-/** Beyond its ends the curve goes on as it began and ended. */
+/** Below its first point the curve is flat; beyond its last, where nothing was measured, every row costs as much as those before did on average. */
 export function costAt(curve: CostCurve, rows: number): number {
-  if (curve.length === 1) return curve[0]!.ms;
-  let i = 1;
-  while (i + 1 < curve.length && curve[i]!.rows < rows) i++;
-  const [a, b] = [curve[i - 1]!, curve[i]!];
+  const last = curve.at(-1)!;
+  if (rows >= last.rows) return (last.ms * rows) / last.rows;
+  const after = curve.findIndex((point) => point.rows > rows);
+  if (after === 0) return curve[0]!.ms;
+  const [a, b] = [curve[after - 1]!, curve[after]!];
   return a.ms + ((rows - a.rows) * (b.ms - a.ms)) / (b.rows - a.rows);
 }
 
 /** One forward changes what is believed of all sizes by this share of its surprise: the machine is slower, or the context longer. */
-const SHARED_RATE = 0.02;
+const SHARED_RATE = 0.05;
 /** And of its own size and those near it by this much more: the curve has another shape than was measured. */
-const OWN_RATE = 0.05;
-/** Sizes up to this far away count as near, less and less. */
+const OWN_RATE = 0.07;
+/** Sizes up to this many rows away, or this share of its own, count as near, less and less. */
 const NEAR = 3;
+const NEAR_SHARE = 0.5;
 /** A forward that something interrupted says little: surprises are cut to this ratio. */
-const LARGEST_SURPRISE = 1.5;
+const LARGEST_SURPRISE = 2;
 
 /** A curve that learns. */
 export class ForwardCost {
@@ -48,14 +50,18 @@ export class ForwardCost {
     return this.#ms[Math.min(rows, this.#ms.length - 1)]!;
   }
 
-  learn(rows: number, ms: number): void {
+  /** @returns the milliseconds as they are believed. */
+  learn(rows: number, ms: number): number {
     const costs = this.#ms;
     const own = Math.min(rows, costs.length - 1);
-    const surprise = Math.min(Math.max(ms / costs[own]!, 1 / LARGEST_SURPRISE), LARGEST_SURPRISE) - 1;
+    const ratio = Math.min(Math.max(ms / costs[own]!, 1 / LARGEST_SURPRISE), LARGEST_SURPRISE);
+    const believed = ratio * costs[own]!;
+    const reach = Math.max(NEAR, NEAR_SHARE * own);
     for (let i = 0; i < costs.length; i++) {
-      const nearness = Math.max(0, 1 - Math.abs(i - own) / NEAR);
-      costs[i] = costs[i]! * (1 + surprise * (SHARED_RATE + OWN_RATE * nearness));
+      const nearness = Math.max(0, 1 - Math.abs(i - own) / reach);
+      costs[i] = costs[i]! * (1 + (ratio - 1) * (SHARED_RATE + OWN_RATE * nearness));
     }
+    return believed;
   }
 
   /** As it stands now. */
@@ -64,8 +70,9 @@ export class ForwardCost {
   }
 }
 
-export const TARGET_ROWS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32] as const;
-export const HEAD_ROWS = [1, 2, 4, 8] as const;
+/** In the order in which they are measured: should the time run out, the curve is known roughly rather than in part. */
+export const TARGET_ROWS = [1, 8, 4, 16, 2, 3, 6, 12, 32, 24] as const;
+export const HEAD_ROWS = [1, 8, 2, 4] as const;
 /** Loading is meant to take about a second: measuring may add a quarter. A forward that has begun is waited for. */
 const TARGET_BUDGET_MS = 220;
 const HEAD_BUDGET_MS = 30;
@@ -73,11 +80,11 @@ const MOST_REPEATS = 5;
 
 /** Times forwards of a few sizes on empty caches of their own. @param guesses wanted after each row of the head. */
 export function measureCosts(target: TargetModel, head: EagleHead, guesses: number): TreeCosts {
-  const batch = new ForwardBatch(TARGET_ROWS.at(-1)!);
+  const batch = new ForwardBatch(Math.max(...TARGET_ROWS));
   using targetCache = target.createCache(1, batch.maxRows);
   using headCache = head.createCache(batch.maxRows);
   const features = new ScratchTensor();
-  const ids = new Int32Array(HEAD_ROWS.at(-1)! * guesses);
+  const ids = new Int32Array(Math.max(...HEAD_ROWS) * guesses);
   const values = new Float32Array(ids.length);
   return {
     target: measure(TARGET_ROWS, TARGET_BUDGET_MS, (rows) => {
@@ -101,7 +108,10 @@ function fill(batch: ForwardBatch, cache: KvCache, rows: number): void {
   for (let row = 0; row < rows; row++) batch.append(sequence, 0, row === 0 ? COMMITTED : 0, true);
 }
 
-/** The quickest of a few turns through all sizes. Two sizes are measured in any case, more while the time lasts. */
+/**
+ * The quickest of a few turns through all sizes. Two sizes are measured in any case, more while the time lasts. What disturbs a measurement
+ * makes it longer, and more rows take no less time than fewer: so a size costs at most what was measured for any larger one.
+ */
 function measure(sizes: readonly number[], budgetMs: number, forward: (rows: number) => void): CostCurve {
   const fastest: number[] = [];
   const began = performance.now();
@@ -114,5 +124,6 @@ function measure(sizes: readonly number[], budgetMs: number, forward: (rows: num
       fastest[i] = Math.min(fastest[i] ?? Number.POSITIVE_INFINITY, performance.now() - start);
     }
   }
-  return fastest.map((ms, i) => ({ rows: sizes[i]!, ms }));
+  const points = fastest.map((ms, i) => ({ rows: sizes[i]!, ms })).sort((a, b) => a.rows - b.rows);
+  return points.map(({ rows }, i) => ({ rows, ms: Math.min(...points.slice(i).map(({ ms }) => ms)) }));
 }

@@ -8,14 +8,15 @@ import { createKernels } from '../../src/kernels/choose.ts';
 import { xorshift } from '../support/random.ts';
 import { tinyHead, tinyTarget } from '../support/tiny.ts';
 
-it('costs lie on lines between what was measured, and go on beyond', () => {
+it('costs lie on lines between what was measured; beyond, rows cost what they did on average', () => {
   const curve = [
     { rows: 1, ms: 10 },
     { rows: 5, ms: 12 },
     { rows: 9, ms: 20 },
   ];
-  expect([1, 3, 5, 6, 9, 11].map((rows) => costAt(curve, rows))).toEqual([10, 11, 12, 14, 20, 24]);
-  expect(costAt([{ rows: 4, ms: 7 }], 9)).toBe(7);
+  expect([1, 3, 5, 6, 9, 11].map((rows) => costAt(curve, rows))).toEqual([10, 11, 12, 14, 20, (20 * 11) / 9]);
+  expect(costAt([{ rows: 4, ms: 8 }], 9)).toBe(18);
+  expect(costAt([{ rows: 4, ms: 8 }], 1)).toBe(8);
 });
 
 it('measures the target and the head within a fraction of a second', () => {
@@ -25,9 +26,12 @@ it('measures the target and the head within a fraction of a second', () => {
   const began = performance.now();
   const costs = measureCosts(target, head, 4);
   expect(performance.now() - began).toBeLessThan(300);
-  expect(costs.target.map(({ rows }) => rows)).toEqual([...TARGET_ROWS]);
-  expect(costs.head.map(({ rows }) => rows)).toEqual([...HEAD_ROWS]);
-  expect([...costs.target, ...costs.head].every(({ ms }) => ms > 0)).toBe(true);
+  expect(costs.target.map(({ rows }) => rows)).toEqual([...TARGET_ROWS].sort((a, b) => a - b));
+  expect(costs.head.map(({ rows }) => rows)).toEqual([...HEAD_ROWS].sort((a, b) => a - b));
+  for (const curve of [costs.target, costs.head]) {
+    expect(curve[0]!.ms).toBeGreaterThan(0);
+    expect(curve.every(({ ms }, i) => i === 0 || ms >= curve[i - 1]!.ms)).toBe(true);
+  }
   kernels.dispose();
 });
 
@@ -65,9 +69,34 @@ describe('a curve that learns', () => {
   it('takes one interrupted forward for little', () => {
     const cost = new ForwardCost(flat, 32);
     cost.learn(4, 10_000);
-    expect(cost.at(4)).toBeLessThan(10.5);
+    expect(cost.at(4)).toBeLessThan(11.5);
+    for (let i = 0; i < 8; i++) cost.learn(4, 10);
+    expect(cost.at(4)).toBeLessThan(10.6);
     cost.learn(4, 0);
-    expect(cost.at(4)).toBeGreaterThan(9.5);
+    expect(cost.at(4)).toBeGreaterThan(9.3);
+  });
+
+  it('gets over a measurement that was wrong altogether', () => {
+    const truth = (rows: number): number => 8 + 2 * rows;
+    const cost = new ForwardCost(
+      [
+        { rows: 1, ms: 10 },
+        { rows: 32, ms: 10 },
+      ],
+      32,
+    );
+    const sizes = Array.from({ length: 32 }, (_, i) => i + 1);
+    const tokens = (rows: number): number => rows ** 0.5;
+    const best = Math.max(...sizes.map((rows) => tokens(rows) / truth(rows)));
+    let reached = 0;
+    for (let round = 0; round < 150; round++) {
+      // As the budget would: whatever seems to pay most.
+      const seems = (rows: number): number => tokens(rows) / cost.at(rows);
+      const chosen = sizes.reduce((a, b) => (seems(b) > seems(a) ? b : a));
+      cost.learn(chosen, truth(chosen));
+      reached = tokens(chosen) / truth(chosen);
+    }
+    expect(reached).toBeGreaterThan(0.9 * best);
   });
 });
 

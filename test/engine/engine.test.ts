@@ -1,5 +1,15 @@
 /** The engine as a caller meets it: streams, aborts, limits, disposal, heads that do not fit. */
-import { cpSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it, vi } from 'vitest';
 import type { Round } from '../../src/decode/generate.ts';
@@ -194,6 +204,37 @@ describe('abort', () => {
     expect(next.value.text).toBe(streamed);
     expect(next.value.text).toBe(engine.tokenizer!.decode(next.value.newIds));
     expect(next.value.newIds.length).toBeGreaterThan(3);
+  });
+});
+
+describe('costs of forwards', () => {
+  it('are measured once, refined by what was decoded, and taken up by the next load', async () => {
+    const cacheDir = mkdtempSync(join(tmpdir(), 'eaglet-engine-'));
+    const auto = (): Promise<Engine> => loadEngine({ model, head, dtype: 'f32', cacheDir });
+    try {
+      const kept = (): string => {
+        const [file, ...others] = readdirSync(join(cacheDir, 'costs'));
+        expect(others).toEqual([]);
+        return readFileSync(join(cacheDir, 'costs', file!), 'utf8');
+      };
+      let measured: string;
+      {
+        using engine = await auto();
+        measured = kept();
+        await drain(engine.stream(prompt, { maxTokens: 8 }));
+      }
+      expect(kept()).toBe(measured); // too few rounds to know better
+      {
+        using engine = await auto();
+        expect(engine.budget!.target.at(1)).toBe(JSON.parse(measured).costs.target[0].ms);
+        while (engine.budget!.rounds < 64) await drain(engine.stream(prompt, { maxTokens: 32, endTokens: new Set() }));
+      }
+      expect(kept()).not.toBe(measured);
+      using engine = await auto();
+      expect(engine.budget!.target.at(1)).toBe(JSON.parse(kept()).costs.target[0].ms);
+    } finally {
+      rmSync(cacheDir, { recursive: true, force: true });
+    }
   });
 });
 
