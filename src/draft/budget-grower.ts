@@ -8,8 +8,8 @@ import { selectBest } from './select.ts';
 import type { DraftTree } from './tree.ts';
 import type { Guesses, TreeGrower } from './tree-grower.ts';
 
-/** Guesses after a node: those of lower rank stand in fewer than one of fifty cases. */
-export const MOST_GUESSES = 8;
+/** Guesses after a node: those of the starter head below the fourth rank stand in fewer than one of twenty cases, and finding them takes time. */
+export const MOST_GUESSES = 5;
 /** Nodes of a level that the head looks at. */
 const MOST_ROWS = 8;
 /** The head's forwards after the first: at depth 9 a path has seldom any chance left. */

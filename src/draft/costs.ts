@@ -25,9 +25,9 @@ export function costAt(curve: CostCurve, rows: number): number {
 }
 
 /** One forward changes what is believed of all sizes by this share of its surprise: the machine is slower, or the context longer. */
-const SHARED_RATE = 0.05;
+const SHARED_RATE = 0.03;
 /** And of its own size and those near it by this much more: the curve has another shape than was measured. */
-const OWN_RATE = 0.07;
+const OWN_RATE = 0.05;
 /** Sizes up to this many rows away, or this share of its own, count as near, less and less. */
 const NEAR = 3;
 const NEAR_SHARE = 0.5;

@@ -89,7 +89,7 @@ describe('a curve that learns', () => {
     const tokens = (rows: number): number => rows ** 0.5;
     const best = Math.max(...sizes.map((rows) => tokens(rows) / truth(rows)));
     let reached = 0;
-    for (let round = 0; round < 150; round++) {
+    for (let round = 0; round < 400; round++) {
       // As the budget would: whatever seems to pay most.
       const seems = (rows: number): number => tokens(rows) / cost.at(rows);
       const chosen = sizes.reduce((a, b) => (seems(b) > seems(a) ? b : a));
