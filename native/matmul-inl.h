@@ -32,12 +32,8 @@ struct Ahead {
 inline void finish(const Output& o, int32_t row, int32_t tile, V16f acc) {
   const int32_t col = tile * kTileRows;
   const int64_t at = int64_t(row) * o.cols + col;
-  const int lanes = o.cols - col;
-  if (lanes >= 16) {
-    store(o.out + at, o.residual ? add(load(o.residual + at), acc) : acc);
-  } else {
-    storeN(o.out + at, o.residual ? add(loadN(o.residual + at, lanes, 0), acc) : acc, lanes);
-  }
+  const int32_t left = o.cols - col;
+  storeUpTo16(o.out + at, o.residual ? add(loadUpTo16(o.residual + at, left, 0), acc) : acc, left);
 }
 
 // NT tiles side by side share each broadcast input: half the loads, and enough independent sums when rows are few.
@@ -206,8 +202,8 @@ inline void quantiseRow(const float* x, int32_t cols, int32_t blocks, QuantisedR
   const int32_t rows = to.rows;
   for (int32_t b = 0; b < blocks; b++, x += kBlock) {
     const int32_t left = cols - b * kBlock;
-    const V16f low = left >= 16 ? load(x) : loadN(x, left, 0);
-    const V16f high = left >= 32 ? load(x + 16) : left > 16 ? loadN(x + 16, left - 16, 0) : set1(0);
+    const V16f low = loadUpTo16(x, left, 0);
+    const V16f high = left > 16 ? loadUpTo16(x + 16, left - 16, 0) : set1(0);
     const float largest = foldMax(max(abs(low), abs(high)));
     const float scale = largest / 127.0f;
     const V16f inverse = set1(largest > 0 ? 127.0f / largest : 0);

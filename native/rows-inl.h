@@ -12,6 +12,13 @@ inline void forRows(int32_t n, F& body) {  // body(firstRow, endRow)
   parallel((n + kRowsPerChunk - 1) / kRowsPerChunk, chunk);
 }
 
+// Up to 16 of the floats that are left. Whole registers go the plain way: some machines (AMD's before Zen 4) store under a mask very slowly.
+inline V16f loadUpTo16(const float* p, int32_t left, float fill) { return left >= 16 ? load(p) : loadN(p, left, fill); }
+inline void storeUpTo16(float* p, V16f a, int32_t left) {
+  if (left >= 16) store(p, a);
+  else storeN(p, a, left);
+}
+
 inline float foldSum(V16f a) {
   alignas(64) float v[16];
   store(v, a);
@@ -73,10 +80,11 @@ void rope(float* x, int32_t stride, int32_t n, int32_t heads, int32_t headDim, c
         float* a = x + int64_t(row) * stride + int64_t(h) * headDim;
         float* b = a + half;
         for (int32_t i = 0; i < half; i += 16) {
-          const int lanes = half - i < 16 ? half - i : 16;
-          const V16f ca = loadN(c + i, lanes, 0), sa = loadN(s + i, lanes, 0), va = loadN(a + i, lanes, 0), vb = loadN(b + i, lanes, 0);
-          storeN(a + i, sub(mul(va, ca), mul(vb, sa)), lanes);
-          storeN(b + i, add(mul(vb, ca), mul(va, sa)), lanes);
+          const int32_t left = half - i;
+          const V16f ca = loadUpTo16(c + i, left, 0), sa = loadUpTo16(s + i, left, 0);
+          const V16f va = loadUpTo16(a + i, left, 0), vb = loadUpTo16(b + i, left, 0);
+          storeUpTo16(a + i, sub(mul(va, ca), mul(vb, sa)), left);
+          storeUpTo16(b + i, add(mul(vb, ca), mul(va, sa)), left);
         }
       }
     }
@@ -92,9 +100,9 @@ void swiglu(float* out, const float* x, int32_t n, int32_t cols) {
       const float* up = gate + cols;
       float* to = out + int64_t(row) * cols;
       for (int32_t i = 0; i < cols; i += 16) {
-        const int lanes = cols - i < 16 ? cols - i : 16;
-        const V16f g = loadN(gate + i, lanes, 0), u = loadN(up + i, lanes, 0);
-        storeN(to + i, mul(div(g, add(one, exponential(sub(zero, g)))), u), lanes);
+        const int32_t left = cols - i;
+        const V16f g = loadUpTo16(gate + i, left, 0), u = loadUpTo16(up + i, left, 0);
+        storeUpTo16(to + i, mul(div(g, add(one, exponential(sub(zero, g)))), u), left);
       }
     }
   };
@@ -141,7 +149,7 @@ void argmax(int32_t* out, const float* x, int32_t n, int32_t cols) {
       bool found = false;  // so that a row of -Infinity after a NaN still names its first number
       for (int32_t i = 0; i < cols; i += 16) {
         const int lanes = cols - i < 16 ? cols - i : 16;
-        if (found && greater(lanes == 16 ? load(v + i) : loadN(v + i, lanes, best), set1(best)) == 0) continue;
+        if (found && greater(loadUpTo16(v + i, lanes, best), set1(best)) == 0) continue;
         for (int32_t j = i; j < i + lanes; j++) {
           if (found ? v[j] > best : v[j] == v[j]) {
             best = v[j];
@@ -165,7 +173,7 @@ void topK(int32_t* ids, float* values, const float* x, int32_t n, int32_t cols, 
       int32_t held = 0;
       for (int32_t i = 0; i < cols; i += 16) {
         const int lanes = cols - i < 16 ? cols - i : 16;
-        if (held == k && greater(lanes == 16 ? load(v + i) : loadN(v + i, lanes, value[k - 1]), set1(value[k - 1])) == 0) continue;
+        if (held == k && greater(loadUpTo16(v + i, lanes, value[k - 1]), set1(value[k - 1])) == 0) continue;
         for (int32_t j = i; j < i + lanes; j++) {
           if (!(held < k ? v[j] == v[j] : v[j] > value[k - 1])) continue;
           int32_t at = held < k ? held++ : k - 1;
