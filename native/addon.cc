@@ -19,15 +19,29 @@ using namespace eaglet;
 
 namespace {
 
-constexpr size_t kHugePage = size_t(2) << 20;
+constexpr size_t kPage = 4096, kHugePage = size_t(2) << 20;
+
+// Dense memory lies side by side in regions of many large pages: a matrix of its own, smaller than one, would get none.
+struct Region {
+  uint8_t* data;
+  size_t used = 0;
+  int blocks = 0;
+};
+#if defined(__linux__)
+constexpr size_t kRegion = size_t(64) << 20;
+#else
+constexpr size_t kRegion = 0;  // only Linux is asked for large pages
+#endif
 
 // Memory behind the ArrayBuffers that allocate() made, so that release() can return it before the collector comes by.
 struct Block {
   void* data;
   size_t bytes;
+  Region* region;  // null: a mapping of its own
 };
 std::mutex blocksMutex;
 std::unordered_map<void*, Block*> blocks;
+Region* openRegion = nullptr;  // where dense memory is taken from next
 
 void* mapMemory(size_t bytes) {
 #if defined(__linux__)
@@ -43,21 +57,55 @@ void* mapMemory(size_t bytes) {
 #endif
 }
 
-void unmapMemory(Block& block) {
-  if (block.data == nullptr) return;
+void unmapMemory(void* data, size_t bytes) {
 #if defined(__linux__)
-  munmap(block.data, block.bytes);
+  munmap(data, bytes);
 #else
-  std::free(block.data);
+  std::free(data);
 #endif
+}
+
+// The next functions are called under blocksMutex.
+
+Block* takeBlock(size_t bytes, bool dense) {
+  const size_t whole = (bytes + kPage - 1) / kPage * kPage;
+  if (!dense || whole > kRegion) {
+    void* data = mapMemory(bytes);
+    return data == nullptr ? nullptr : new Block{data, bytes, nullptr};
+  }
+  if (openRegion == nullptr || openRegion->used + whole > kRegion) {
+    void* data = mapMemory(kRegion);
+    if (data == nullptr) return nullptr;
+    openRegion = new Region{static_cast<uint8_t*>(data)};
+  }
+  Block* block = new Block{openRegion->data + openRegion->used, whole, openRegion};
+  openRegion->used += whole;
+  openRegion->blocks++;
+  return block;
+}
+
+void returnBlock(Block& block) {
+  if (block.data == nullptr) return;
+  blocks.erase(block.data);
+  Region* region = block.region;
+  if (region == nullptr) {
+    unmapMemory(block.data, block.bytes);
+  } else if (--region->blocks == 0) {
+    unmapMemory(region->data, kRegion);
+    if (openRegion == region) openRegion = nullptr;
+    delete region;
+  } else {
+#if defined(__linux__)
+    madvise(block.data, block.bytes, MADV_DONTNEED);
+#endif
+  }
   block.data = nullptr;
 }
 
 void finalizeBlock(napi_env, void*, void* hint) {
   Block* block = static_cast<Block*>(hint);
   std::lock_guard<std::mutex> lock(blocksMutex);
-  if (block->data != nullptr) blocks.erase(block->data);
-  unmapMemory(*block);
+  returnBlock(*block);
   delete block;
 }
 
@@ -115,19 +163,19 @@ struct Arguments {
 napi_value jsAllocate(napi_env env, napi_callback_info info) {
   Arguments a(env, info);
   const size_t bytes = size_t(a.number());
-  const size_t mapped = bytes == 0 ? 64 : bytes;
-  void* data = mapMemory(mapped);
-  if (data == nullptr) {
+  const bool dense = a.integer() != 0;
+  Block* block;
+  {
+    std::lock_guard<std::mutex> lock(blocksMutex);
+    block = takeBlock(bytes == 0 ? 64 : bytes, dense);
+    if (block != nullptr) blocks[block->data] = block;
+  }
+  if (block == nullptr) {
     napi_throw_range_error(env, nullptr, "allocate: the system has no memory of this size");
     return nullptr;
   }
-  Block* block = new Block{data, mapped};
-  {
-    std::lock_guard<std::mutex> lock(blocksMutex);
-    blocks[data] = block;
-  }
   napi_value buffer = nullptr;
-  if (napi_create_external_arraybuffer(env, data, bytes, finalizeBlock, block, &buffer) != napi_ok) {
+  if (napi_create_external_arraybuffer(env, block->data, bytes, finalizeBlock, block, &buffer) != napi_ok) {
     // A host without external buffers (pointer compression): plain memory does, alignment is then a matter of speed only.
     finalizeBlock(env, nullptr, block);
     void* plain = nullptr;
@@ -145,9 +193,7 @@ napi_value jsRelease(napi_env env, napi_callback_info info) {
   std::lock_guard<std::mutex> lock(blocksMutex);
   auto found = blocks.find(data);
   if (found == blocks.end()) return nullptr;
-  Block* block = found->second;
-  blocks.erase(found);
-  unmapMemory(*block);
+  returnBlock(*found->second);
   return nullptr;
 }
 
@@ -304,10 +350,9 @@ napi_value jsBandwidth(napi_env env, napi_callback_info info) {
   Arguments a(env, info);
   const int64_t floats = int64_t(a.number()) / 4;
   const int32_t repeats = a.integer();
-  Block block{mapMemory(size_t(floats) * 4), size_t(floats) * 4};
+  float* data = static_cast<float*>(mapMemory(size_t(floats) * 4));
   double best = 0;
-  if (block.data != nullptr) {
-    float* data = static_cast<float*>(block.data);
+  if (data != nullptr) {
     for (int64_t i = 0; i < floats; i++) data[i] = 1;
     const int64_t chunk = 1 << 18;  // floats: 1 MiB
     volatile double sink = 0;
@@ -323,7 +368,7 @@ napi_value jsBandwidth(napi_env env, napi_callback_info info) {
       const double rate = double(floats) * 4 / seconds / 1e9;
       if (rate > best) best = rate;
     }
-    unmapMemory(block);
+    unmapMemory(data, size_t(floats) * 4);
   }
   napi_value result;
   napi_create_double(env, best, &result);

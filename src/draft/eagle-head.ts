@@ -69,7 +69,7 @@ export class EagleHead implements Disposable {
         this.#lmHead = target.lmHead;
       } else {
         const rows = this.targetIds.length;
-        const buffer = kernels.allocate(packedBytes(options.dtype, rows, d));
+        const buffer = kernels.allocate(packedBytes(options.dtype, rows, d), true);
         this.#buffers.push(buffer);
         this.#lmHead = { dtype: options.dtype, rows, cols: d, data: new Uint8Array(buffer) };
         selectMatrixRows(target, this.#lmHead, this.targetIds);

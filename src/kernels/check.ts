@@ -29,9 +29,9 @@ export function checked(kernels: Kernels): Kernels {
   return {
     isa: kernels.isa,
     threads: kernels.threads,
-    allocate(bytes) {
+    allocate(bytes, dense) {
       checkBytes('allocate', bytes);
-      return kernels.allocate(bytes);
+      return kernels.allocate(bytes, dense);
     },
     release: (buffer) => kernels.release(buffer),
     pack(matrix, firstRow, source, type, rowMap) {

@@ -126,8 +126,11 @@ export interface Kernels {
   readonly isa: string;
   readonly threads: number;
 
-  /** Zeroed, 64-byte aligned, mapped lazily where the system can: untouched pages cost nothing. */
-  allocate(bytes: number): ArrayBuffer;
+  /**
+   * Zeroed, 64-byte aligned, mapped lazily where the system can: untouched pages cost nothing. Memory that will be used in full says
+   * so (`dense`), and then shares large pages with its like.
+   */
+  allocate(bytes: number, dense?: boolean): ArrayBuffer;
   /** Gives the memory back now: every view of the buffer becomes empty. */
   release(buffer: ArrayBuffer): void;
 

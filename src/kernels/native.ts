@@ -17,7 +17,7 @@ type Floats = Float32Array;
 
 /** The functions of one table, as `native/addon.cc` exports them. */
 interface NativeTable {
-  allocate(bytes: number): ArrayBuffer;
+  allocate(bytes: number, dense: number): ArrayBuffer;
   release(buffer: ArrayBuffer): void;
   setThreads(threads: number): void;
   pack(
@@ -155,7 +155,7 @@ export function createNativeKernels(options: {
   const kernels: Kernels = {
     isa: options.isa,
     threads: options.threads,
-    allocate: (bytes) => table.allocate(bytes),
+    allocate: (bytes, dense) => table.allocate(bytes, dense ? 1 : 0),
     release: (buffer) => table.release(buffer),
     pack: (m, firstRow, source, type, rowMap) =>
       table.pack(

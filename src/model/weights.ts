@@ -68,7 +68,7 @@ export class WeightLoader implements Disposable {
         : this.#dtype;
     const rows = parts.reduce((sum, part) => sum + (part.rowMap?.length ?? part.rows), 0);
     const bytes = packedBytes(dtype, rows, cols);
-    const buffer = this.#kernels.allocate(bytes);
+    const buffer = this.#kernels.allocate(bytes, true);
     this.#buffers.push(buffer);
     this.bytes += bytes;
     const matrix: PackedMatrix = { dtype, rows, cols, data: new Uint8Array(buffer) };

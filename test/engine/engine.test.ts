@@ -33,8 +33,8 @@ vi.mock('../../src/kernels/choose.ts', async (original) => {
       made.push(entry);
       return {
         ...kernels,
-        allocate(bytes) {
-          const buffer = kernels.allocate(bytes);
+        allocate(bytes, dense) {
+          const buffer = kernels.allocate(bytes, dense);
           entry.held.add(buffer);
           return buffer;
         },
