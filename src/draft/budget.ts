@@ -19,6 +19,8 @@ const RATE_ROUNDS = 32;
 const TRIAL_ROUNDS = 16;
 /** Rounds before it is judged at all. */
 const FEWEST_TRIALS = 6;
+/** Tokens won that are remembered: what a text won long ago must not be spent on the next one. */
+const MOST_CREDIT = 2;
 /** Tokens that may be lost before that. */
 const MOST_LOST = 2;
 /** Tokens a round that drafting may lose before it pauses: below this, differences are those of chance and of the clock. */
@@ -125,7 +127,8 @@ export class TreeBudget {
     this.#ms += ms - this.#ms / RATE_ROUNDS;
     if (headMs === 0) return;
     this.headMs += (headMs - this.headMs) / (this.headMs === 0 ? 1 : RATE_ROUNDS);
-    this.#won += tokens - ms / this.target.at(1) - this.#won / TRIAL_ROUNDS;
+    const won = this.#won + tokens - ms / this.target.at(1) - this.#won / TRIAL_ROUNDS;
+    this.#won = Math.min(won, MOST_CREDIT);
     this.#trials += 1 - this.#trials / TRIAL_ROUNDS;
     this.#trialRounds++;
     const judged = this.#trialRounds >= FEWEST_TRIALS;
