@@ -33,7 +33,7 @@ export class TreeBudget {
   readonly target: ForwardCost;
   readonly head: ForwardCost;
   readonly calibration = new Calibration();
-  /** Tokens that a tree of so many nodes promised, mean of the rounds with drafts lately: for reports. */
+  /** Tokens that a tree of so many nodes promised, mean of all rounds in which drafts were wanted: for reports. */
   readonly promised = new Float64Array(MOST_NODES + 1).fill(1);
 
   /** Rounds so far. */
@@ -50,6 +50,7 @@ export class TreeBudget {
   #trialRounds = 0; // since drafting began, or began again
   #pause = SHORTEST_PAUSE;
   #plainRounds = 0;
+  #promises = 0;
 
   constructor({ target, head }: TreeCosts) {
     this.target = new ForwardCost(target, MOST_NODES);
@@ -105,9 +106,10 @@ export class TreeBudget {
     let size = 1;
     let most = -price * target.at(1);
     let drafts = 0;
+    this.#promises++;
     for (let nodes = 2; nodes <= MOST_NODES; nodes++) {
       if (nodes <= count + 1) drafts += reach[order[nodes - 2]!]!;
-      promised[nodes] = promised[nodes]! + (1 + drafts - promised[nodes]!) / RATE_ROUNDS;
+      promised[nodes] = promised[nodes]! + (1 + drafts - promised[nodes]!) / this.#promises;
       const worth = drafts - price * target.at(nodes);
       if (nodes > count + 1 || worth <= most) continue;
       most = worth;
