@@ -24,8 +24,8 @@ export interface CostKey {
 /** Of a file, or the files of a directory: changes when they are replaced. */
 export function fingerprint(file: string): string {
   const path = resolve(file);
-  const { size, mtimeMs } = statSync(path);
-  if (!statSync(path).isDirectory()) return `${path} ${size} ${mtimeMs}`;
+  const stats = statSync(path);
+  if (!stats.isDirectory()) return `${path} ${stats.size} ${stats.mtimeMs}`;
   const files = readdirSync(path).sort();
   return files.map((file) => fingerprint(join(path, file))).join('\n');
 }
