@@ -4,7 +4,7 @@
  * accepted so far, and how many is decided by what a row more costs on this machine.
  */
 import { MOST_NODES, type TreeBudget } from './budget.ts';
-import { selectBest } from './select.ts';
+import { plantBest, selectBest } from './select.ts';
 import type { DraftTree } from './tree.ts';
 import type { Guesses, TreeGrower } from './tree-grower.ts';
 
@@ -158,18 +158,9 @@ export class BudgetGrower implements TreeGrower {
     const nodes = this.#nodes;
     const order = this.#order;
     const size = this.budget.treeSize(this.#reach, order, this.#rank());
-    nodes.fill(0, 0, this.#count);
-    for (let i = 0; i < size - 1; i++) nodes[order[i]!] = 1;
-    // A parent is likelier than its children, and found before them: it comes before them in the tree.
-    for (let candidate = 0; candidate < this.#count; candidate++) {
-      if (nodes[candidate] === 0) continue;
-      const parent = this.#parents[candidate]!;
-      nodes[candidate] = tree.size;
-      this.#candidates[tree.size] = candidate;
-      tree.tokens[tree.size] = this.#tokens[candidate]!;
-      tree.logProbabilities[tree.size] = this.#logProbabilities[candidate]!;
-      tree.parents[tree.size++] = parent < 0 ? 0 : nodes[parent]!;
-    }
+    plantBest(tree, nodes, this.#tokens, this.#parents, this.#logProbabilities, this.#count, order, size - 1);
+    for (let candidate = 0; candidate < this.#count; candidate++)
+      if (nodes[candidate] !== 0) this.#candidates[nodes[candidate]!] = candidate;
     return tree;
   }
 

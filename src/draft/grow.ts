@@ -6,7 +6,7 @@
  * Candidates are numbered as they are found: the topK guesses after the root, then topK x topK for each expansion (row: the node that was
  * looked at, column: rank of the guess).
  */
-import { selectBest } from './select.ts';
+import { plantBest, selectBest } from './select.ts';
 import { type DraftTree, MAX_CHILDREN, MAX_TREE_NODES } from './tree.ts';
 import type { Guesses, TreeGrower } from './tree-grower.ts';
 
@@ -140,17 +140,7 @@ export class DynamicGrower implements TreeGrower {
     const nodes = this.#nodes;
     const chosen = Math.min(this.maxNodes - 1, this.#count);
     selectBest(this.#scores, 0, this.#count, this.#best, chosen);
-    nodes.fill(0, 0, this.#count);
-    for (let i = 0; i < chosen; i++) nodes[this.#best[i]!] = 1;
-    tree.size = 1;
-    for (let candidate = 0; candidate < this.#count; candidate++) {
-      if (nodes[candidate] === 0) continue;
-      const parent = this.#parents[candidate]!;
-      nodes[candidate] = tree.size;
-      tree.tokens[tree.size] = this.#tokens[candidate]!;
-      tree.logProbabilities[tree.size] = this.#logProbabilities[candidate]!;
-      tree.parents[tree.size++] = parent < 0 ? 0 : nodes[parent]!;
-    }
+    plantBest(tree, nodes, this.#tokens, this.#parents, this.#logProbabilities, this.#count, this.#best, chosen);
     return tree;
   }
 }
