@@ -83,10 +83,55 @@ export function checked(kernels: Kernels): Kernels {
       checkTopK(ids, values, x, n, cols, k);
       kernels.topK(ids, values, x, n, cols, k);
     },
+    transpose(out, weight) {
+      checkTranspose(out, weight);
+      kernels.transpose(out, weight);
+    },
+    accumulateOuter(gradient, dy, x, n) {
+      checkFloatMatrix('accumulateOuter', 'gradient', gradient);
+      checkCount('accumulateOuter', 'n', n, 0);
+      atLeast('accumulateOuter', 'dy', dy, n * gradient.rows);
+      atLeast('accumulateOuter', 'x', x, n * gradient.cols);
+      kernels.accumulateOuter(gradient, dy, x, n);
+    },
+    scatterAddRows(gradient, ids, dy, count) {
+      checkFloatMatrix('scatterAddRows', 'gradient', gradient);
+      checkCount('scatterAddRows', 'count', count, 0);
+      atLeast('scatterAddRows', 'dy', dy, count * gradient.cols);
+      checkIndices('scatterAddRows', 'ids', ids, 0, count, gradient.rows);
+      kernels.scatterAddRows(gradient, ids, dy, count);
+    },
+    rmsNormBackward(dx, dWeight, dy, x, weight, n, cols, eps) {
+      checkRows('rmsNormBackward', dx, cols, x, cols, n, 'dx');
+      atLeast('rmsNormBackward', 'dy', dy, n * cols);
+      atLeast('rmsNormBackward', 'weight', weight, cols);
+      if (dWeight !== null) atLeast('rmsNormBackward', 'dWeight', dWeight, cols);
+      kernels.rmsNormBackward(dx, dWeight, dy, x, weight, n, cols, eps);
+    },
+    swigluBackward(dx, dy, x, n, cols) {
+      checkRows('swigluBackward', dx, 2 * cols, x, 2 * cols, n, 'dx');
+      atLeast('swigluBackward', 'dy', dy, n * cols);
+      kernels.swigluBackward(dx, dy, x, n, cols);
+    },
+    attentionBackward(dQkv, dKeys, dValues, dOut, qkv, stride, heads, kv, layout) {
+      checkAttentionBackward(dQkv, dKeys, dValues, dOut, qkv, stride, heads, kv, layout);
+      kernels.attentionBackward(dQkv, dKeys, dValues, dOut, qkv, stride, heads, kv, layout);
+    },
+    softCrossEntropy(losses, dLogits, logits, teacher, weights, n, cols) {
+      checkRows('softCrossEntropy', dLogits, cols, logits, cols, n, 'dLogits', 'logits');
+      atLeast('softCrossEntropy', 'teacher', teacher, n * cols);
+      atLeast('softCrossEntropy', 'losses', losses, n);
+      atLeast('softCrossEntropy', 'weights', weights, n);
+      kernels.softCrossEntropy(losses, dLogits, logits, teacher, weights, n, cols);
+    },
     bandwidth(bytes, repeats) {
       checkBytes('bandwidth', bytes);
       checkCount('bandwidth', 'repeats', repeats, 1);
       return kernels.bandwidth(bytes, repeats);
+    },
+    fmaLimit(repeats) {
+      checkCount('fmaLimit', 'repeats', repeats, 1);
+      return kernels.fmaLimit(repeats);
     },
     dispose: () => kernels.dispose(),
   };
@@ -128,11 +173,20 @@ function checkMatmul(out: Sized, x: Sized, w: PackedMatrix, n: number, residual:
 }
 
 /** x [n, xCols] → out [n, outCols]. */
-function checkRows(place: string, out: Sized, outCols: number, x: Sized, xCols: number, n: number): void {
+function checkRows(
+  place: string,
+  out: Sized,
+  outCols: number,
+  x: Sized,
+  xCols: number,
+  n: number,
+  outName = 'out',
+  xName = 'x',
+): void {
   checkCount(place, 'n', n, 0);
   checkCount(place, 'cols', xCols, 1);
-  atLeast(place, 'x', x, n * xCols);
-  atLeast(place, 'out', out, n * outCols);
+  atLeast(place, xName, x, n * xCols);
+  atLeast(place, outName, out, n * outCols);
 }
 
 function checkRope(
@@ -179,15 +233,55 @@ function checkAttention(
   kv: KvLayer,
   layout: AttentionLayout,
 ): void {
-  checkKvLayer('attention', kv);
-  checkLayout('attention', layout, kv.slots);
-  checkCount('attention', 'heads', heads, 1);
-  if (heads % kv.kvHeads !== 0) {
-    fail('attention', `heads must be a multiple of kvHeads, got ${heads} and ${kv.kvHeads}`);
-  }
-  checkCount('attention', 'stride', stride, heads * kv.headDim);
-  atLeast('attention', 'qkv', qkv, layout.rows * stride);
+  checkQueries('attention', qkv, stride, heads, kv, layout);
   atLeast('attention', 'out', out, layout.rows * heads * kv.headDim);
+}
+
+function checkQueries(
+  place: string,
+  qkv: Sized,
+  stride: number,
+  heads: number,
+  kv: KvLayer,
+  layout: AttentionLayout,
+): void {
+  checkKvLayer(place, kv);
+  checkLayout(place, layout, kv.slots);
+  checkCount(place, 'heads', heads, 1);
+  if (heads % kv.kvHeads !== 0) fail(place, `heads must be a multiple of kvHeads, got ${heads} and ${kv.kvHeads}`);
+  checkCount(place, 'stride', stride, heads * kv.headDim);
+  atLeast(place, 'qkv', qkv, layout.rows * stride);
+}
+
+function checkAttentionBackward(
+  dQkv: Sized,
+  dKeys: Sized,
+  dValues: Sized,
+  dOut: Sized,
+  qkv: Sized,
+  stride: number,
+  heads: number,
+  kv: KvLayer,
+  layout: AttentionLayout,
+): void {
+  const place = 'attentionBackward';
+  checkQueries(place, qkv, stride, heads, kv, layout);
+  if (kv.dtype !== 'f32') throw new TypeError(`${place}: the cache must be f32, got ${kv.dtype}`);
+  atLeast(place, 'dOut', dOut, layout.rows * heads * kv.headDim);
+  atLeast(place, 'dQkv', dQkv, layout.rows * stride);
+  atLeast(place, 'dKeys', dKeys, kv.slots * kv.kvHeads * kv.headDim);
+  atLeast(place, 'dValues', dValues, kv.slots * kv.kvHeads * kv.headDim);
+}
+
+function checkTranspose(out: PackedMatrix, weight: PackedMatrix): void {
+  checkFloatMatrix('transpose', 'weight', weight);
+  checkFloatMatrix('transpose', 'out', out);
+  if (out.rows !== weight.cols || out.cols !== weight.rows) {
+    fail(
+      'transpose',
+      `out must be [${weight.cols}, ${weight.rows}] for weight [${weight.rows}, ${weight.cols}], got [${out.rows}, ${out.cols}]`,
+    );
+  }
 }
 
 function checkMoveKv(kv: KvLayer, from: Int32Array, to: Int32Array, count: number): void {
@@ -211,14 +305,19 @@ function checkTopK(ids: Sized, values: Sized, x: Sized, n: number, cols: number,
   atLeast('topK', 'values', values, n * k);
 }
 
-function checkMatrix(place: string, m: PackedMatrix): void {
-  if (!WEIGHT_DTYPES.includes(m.dtype)) throw new TypeError(`${place}: unknown weight dtype, got ${m.dtype}`);
-  checkCount(place, 'weight rows', m.rows, 0);
-  checkCount(place, 'weight cols', m.cols, 1);
+function checkMatrix(place: string, m: PackedMatrix, name = 'weight'): void {
+  if (!WEIGHT_DTYPES.includes(m.dtype)) throw new TypeError(`${place}: unknown ${name} dtype, got ${m.dtype}`);
+  checkCount(place, `${name} rows`, m.rows, 0);
+  checkCount(place, `${name} cols`, m.cols, 1);
   const bytes = packedBytes(m.dtype, m.rows, m.cols);
   if (m.data.length < bytes) {
-    fail(place, `weight [${m.rows}, ${m.cols}] ${m.dtype} needs ${bytes} bytes, got ${m.data.length}`);
+    fail(place, `${name} [${m.rows}, ${m.cols}] ${m.dtype} needs ${bytes} bytes, got ${m.data.length}`);
   }
+}
+
+function checkFloatMatrix(place: string, name: string, m: PackedMatrix): void {
+  checkMatrix(place, m, name);
+  if (m.dtype !== 'f32') throw new TypeError(`${place}: ${name} must be f32, got ${m.dtype}`);
 }
 
 function checkKvLayer(place: string, kv: KvLayer): void {

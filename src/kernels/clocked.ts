@@ -29,6 +29,7 @@ export function clocked(kernels: Kernels, clock: KernelClock | undefined): Kerne
     release: kernels.release,
     dispose: kernels.dispose,
     bandwidth: kernels.bandwidth,
+    fmaLimit: kernels.fmaLimit,
     pack: around(kernels.pack),
     gatherRows: around(kernels.gatherRows),
     matmul: around(kernels.matmul),
@@ -41,5 +42,12 @@ export function clocked(kernels: Kernels, clock: KernelClock | undefined): Kerne
     softmax: around(kernels.softmax),
     argmax: around(kernels.argmax),
     topK: around(kernels.topK),
+    transpose: around(kernels.transpose),
+    accumulateOuter: around(kernels.accumulateOuter),
+    scatterAddRows: around(kernels.scatterAddRows),
+    rmsNormBackward: around(kernels.rmsNormBackward),
+    swigluBackward: around(kernels.swigluBackward),
+    attentionBackward: around(kernels.attentionBackward),
+    softCrossEntropy: around(kernels.softCrossEntropy),
   };
 }

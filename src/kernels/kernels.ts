@@ -1,5 +1,5 @@
 /**
- * The typed border: everything the model asks of the machine, in one interface. `native.ts` (C++ add-on) and
+ * The typed border: everything the model and its training ask of the machine, in one interface. `native.ts` (C++ add-on) and
  * `reference.ts` (plain TypeScript) implement it; tests hold one against the other.
  *
  * Knows pointers (typed arrays), sizes and strides; knows nothing of models.
@@ -207,8 +207,80 @@ export interface Kernels {
   /** Per row the k largest, descending, ties to the lower index, NaN last: ids [n, k], values [n, k]. k <= cols. */
   topK(ids: Int32Array, values: Float32Array, x: Float32Array, n: number, cols: number, k: number): void;
 
+  // Gradients. All f32; matrices are f32 `PackedMatrix`. `+=` adds to what the output holds, so the caller zeroes it first. Bits do not
+  // depend on threads.
+
+  /** out [weight.cols, weight.rows] = weightᵀ; padding rows of out are zero. */
+  transpose(out: PackedMatrix, weight: PackedMatrix): void;
+
+  /**
+   * A weight's gradient: gradient [out, in] += dyᵀ · x, where x is [n, in] and dy [n, out]. Each element is one accumulator that
+   * goes on from what the gradient holds, rows ascending.
+   */
+  accumulateOuter(gradient: PackedMatrix, dy: Float32Array, x: Float32Array, n: number): void;
+
+  /** An embedding's gradient: row ids[i] of gradient [rows, cols] += dy[i, 0..cols), i < count ascending. */
+  scatterAddRows(gradient: PackedMatrix, ids: Int32Array, dy: Float32Array, count: number): void;
+
+  /**
+   * Of y = rmsNorm(x, weight, eps), with dy [n, cols]: dx [n, cols] += ∂/∂x, dWeight [cols] += ∂/∂weight, rows ascending.
+   * dWeight null: the weight is frozen.
+   */
+  rmsNormBackward(
+    dx: Float32Array,
+    dWeight: Float32Array | null,
+    dy: Float32Array,
+    x: Float32Array,
+    weight: Float32Array,
+    n: number,
+    cols: number,
+    eps: number,
+  ): void;
+
+  /** Of y = swiglu(x), with dy [n, cols]: dx [n, 2·cols] += ∂/∂x; x and dx hold gate then up in each row. */
+  swigluBackward(dx: Float32Array, dy: Float32Array, x: Float32Array, n: number, cols: number): void;
+
+  /**
+   * Of `attention` with the same arguments (qkv holds the rotated queries; the cache is f32 and holds keys and values of all slots that
+   * the layout names), with dOut [n, heads·headDim]: the first heads·headDim floats of each row of dQkv (rows of `stride`) += ∂/∂query,
+   * still rotated; dKeys and dValues [kv.slots, kvHeads·headDim], row by row, += at every slot attended to. Probabilities are computed
+   * again. Rows are added in ascending order per sequence and KV head.
+   */
+  attentionBackward(
+    dQkv: Float32Array,
+    dKeys: Float32Array,
+    dValues: Float32Array,
+    dOut: Float32Array,
+    qkv: Float32Array,
+    stride: number,
+    heads: number,
+    kv: KvLayer,
+    layout: AttentionLayout,
+  ): void;
+
+  /**
+   * Soft cross-entropy and its gradient, per row of logits and teacher [n, cols]: losses[i] = -Σ softmax(teacher) · ln softmax(logits);
+   * dLogits[i, ·] = weights[i] · (softmax(logits) - softmax(teacher)), overwritten. `dLogits` may be `logits`. Where the teacher's
+   * probability is 0 nothing is added, also if the logit is -Infinity.
+   */
+  softCrossEntropy(
+    losses: Float32Array,
+    dLogits: Float32Array,
+    logits: Float32Array,
+    teacher: Float32Array,
+    weights: Float32Array,
+    n: number,
+    cols: number,
+  ): void;
+
   /** Streams `bytes` of fresh memory `repeats` times with every thread; returns the best GB/s (10⁹ bytes per second) read. */
   bandwidth(bytes: number, repeats: number): number;
+
+  /**
+   * The machine's f32 limit: multiply-adds on registers alone, by every thread, some milliseconds at a time. Returns the best of
+   * `repeats` in GFLOP/s (10⁹ a second; a multiply-add counts as two).
+   */
+  fmaLimit(repeats: number): number;
 
   /** Leaves the thread pool, which ends with its last user. The object must not be used afterwards. */
   dispose(): void;

@@ -12,6 +12,8 @@ import {
   SOURCE_TYPES,
   WEIGHT_DTYPES,
 } from './kernels.ts';
+import { createReferenceKernels } from './reference.ts';
+import { gradients } from './reference-gradients.ts';
 
 type Floats = Float32Array;
 
@@ -191,6 +193,8 @@ export function createNativeKernels(options: {
     softmax: (out, x, n, cols, inverseTemperature) => table.softmax(out, x, n, cols, inverseTemperature),
     argmax: (out, x, n, cols) => table.argmax(out, x, n, cols),
     topK: (ids, values, x, n, cols, k) => table.topK(ids, values, x, n, cols, k),
+    ...gradients,
+    fmaLimit: (repeats) => createReferenceKernels().fmaLimit(repeats),
     bandwidth: (bytes, repeats) => table.bandwidth(bytes, repeats),
     dispose: leavePool,
   };

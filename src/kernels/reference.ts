@@ -9,17 +9,16 @@
 import { checked } from './check.ts';
 import { bfloatToFloat, floatToHalf, halfToFloat } from './half.ts';
 import {
-  type AttentionLayout,
   BLOCK,
   type Kernels,
   KV_TILE,
-  type KvLayer,
   type PackedMatrix,
   type SourceType,
   sourceRowBytes,
   TILE_ROWS,
-  tileBytes,
 } from './kernels.ts';
+import { floatAt, floatsOf, keyAt, slotsOf, tileStart, valueAt } from './layouts.ts';
+import { gradients } from './reference-gradients.ts';
 
 const { fround } = Math;
 
@@ -45,7 +44,9 @@ export function createReferenceKernels(): Kernels {
     softmax,
     argmax,
     topK,
+    ...gradients,
     bandwidth,
+    fmaLimit,
     dispose: () => {},
   });
 }
@@ -71,7 +72,6 @@ const TILE_LAYOUT = {
 } as const satisfies Record<QuantisedDtype, object>;
 
 const blocksOf = (cols: number): number => Math.ceil(cols / BLOCK);
-const tileStart = (m: PackedMatrix, row: number): number => Math.floor(row / TILE_ROWS) * tileBytes(m.dtype, m.cols);
 
 /** Byte of the code of input i, counted from the data's start. q4: inputs i and i + 16 share one. */
 function codeAt(m: PackedMatrix, dtype: QuantisedDtype, row: number, b: number, i: number): number {
@@ -113,13 +113,6 @@ function write16(bytes: Uint8Array, at: number, value: number): void {
   bytes[at] = value & 255;
   bytes[at + 1] = value >> 8;
 }
-
-const floatsOf = (m: PackedMatrix): Float32Array =>
-  new Float32Array(m.data.buffer, m.data.byteOffset, m.data.byteLength / 4);
-
-/** Index of input k of a row of an f32 matrix, in floats. */
-const floatAt = (m: PackedMatrix, row: number, k: number): number =>
-  tileStart(m, row) / 4 + k * TILE_ROWS + (row % TILE_ROWS);
 
 function dequantise(out: Float32Array, start: number, count: number, dtype: QuantisedDtype, block: WeightBlock): void {
   const scale = halfToFloat(block.scale);
@@ -437,12 +430,6 @@ const topK: Kernels['topK'] = (ids, values, x, n, cols, k) => {
 
 // Attention
 
-/** Element d of a key row lies at `keyAt(…) + d·KV_TILE`. */
-const keyAt = (kv: KvLayer, slot: number, head: number): number =>
-  (Math.floor(slot / KV_TILE) * kv.kvHeads + head) * kv.headDim * KV_TILE + (slot % KV_TILE);
-
-const valueAt = (kv: KvLayer, slot: number, head: number): number => (slot * kv.kvHeads + head) * kv.headDim;
-
 const storeKv: Kernels['storeKv'] = (kv, qkv, stride, keyOffset, valueOffset, layout) => {
   const encode = kv.dtype === 'f16' ? floatToHalf : (value: number) => value;
   for (let row = 0; row < layout.rows; row++) {
@@ -485,16 +472,6 @@ const attention: Kernels['attention'] = (out, qkv, stride, heads, kv, layout) =>
   }
 };
 
-/** The slots a row looks at, in logical order. */
-function slotsOf(layout: AttentionLayout, row: number): Int32Array {
-  const prefix = layout.prefix[row]!;
-  const extras = layout.extras.subarray(layout.extrasStart[row]!, layout.extrasStart[row + 1]!);
-  const slots = new Int32Array(prefix + extras.length);
-  for (let j = 0; j < prefix; j++) slots[j] = layout.base[row]! + j;
-  slots.set(extras, prefix);
-  return slots;
-}
-
 const moveKv: Kernels['moveKv'] = (kv, from, to, count) => {
   for (let i = 0; i < count; i++) {
     for (let head = 0; head < kv.kvHeads; head++) {
@@ -519,6 +496,25 @@ const bandwidth: Kernels['bandwidth'] = (bytes, repeats) => {
     for (let i = 0; i < data.length; i++) sum += data[i]!;
     const seconds = (performance.now() - start) / 1000;
     if (sum === data.length && seconds > 0) best = Math.max(best, data.byteLength / seconds / 1e9); // the sum must be used
+  }
+  return best;
+};
+
+/** Four products at a time: more than one is under way at once, as far as JavaScript lets the machine. */
+const fmaLimit: Kernels['fmaLimit'] = (repeats) => {
+  const products = 4e6;
+  let best = 0;
+  for (let repeat = 0; repeat < repeats; repeat++) {
+    const start = performance.now();
+    let [a, b, c, d] = [1, 2, 3, 4];
+    for (let i = 0; i < products / 4; i++) {
+      a = a * 0.5 + 1;
+      b = b * 0.5 + 1;
+      c = c * 0.5 + 1;
+      d = d * 0.5 + 1;
+    }
+    const seconds = (performance.now() - start) / 1000;
+    if (a + b + c + d > 0 && seconds > 0) best = Math.max(best, (2 * products) / seconds / 1e9); // the results must be used
   }
   return best;
 };

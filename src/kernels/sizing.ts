@@ -40,7 +40,15 @@ export function createSizingKernels(): SizingKernels {
     softmax: refuse,
     argmax: refuse,
     topK: refuse,
+    transpose: refuse,
+    accumulateOuter: refuse,
+    scatterAddRows: refuse,
+    rmsNormBackward: refuse,
+    swigluBackward: refuse,
+    attentionBackward: refuse,
+    softCrossEntropy: refuse,
     bandwidth: refuse,
+    fmaLimit: refuse,
     dispose: nothing,
   };
 }

@@ -66,6 +66,44 @@ const attention = (changes: Partial<AttentionLayout>, kv = cache(), heads = 4, q
 const moveKv = (from: Int32Array, to: Int32Array, count = from.length) => kernels.moveKv(cache(), from, to, count);
 const topK = (k: number, cols = 5, ids = 10) => kernels.topK(new Int32Array(ids), floats(10), floats(10), 2, cols, k);
 
+const floatMatrix = (rows: number, cols: number): PackedMatrix => ({
+  dtype: 'f32',
+  rows,
+  cols,
+  data: bytes(packedBytes('f32', rows, cols)),
+});
+const outer = (dy: number, x: number, n = 2, gradient = matrix()) =>
+  kernels.accumulateOuter(gradient, floats(dy), floats(x), n);
+const scatter = (ids: Int32Array, count: number, dy = 130) => kernels.scatterAddRows(matrix(), ids, floats(dy), count);
+const rmsNormBackward = (dx: number, dWeight: number | null, dy = 8, x = 8, weight = 4) =>
+  kernels.rmsNormBackward(
+    floats(dx),
+    dWeight === null ? null : floats(dWeight),
+    floats(dy),
+    floats(x),
+    floats(weight),
+    2,
+    4,
+    0,
+  );
+const attentionBackward = (
+  changes: Partial<AttentionLayout>,
+  { kv = cache(), heads = 4, dQkv = 48, dKeys = 256, dValues = 256, dOut = 32, qkv = 48 } = {},
+) =>
+  kernels.attentionBackward(
+    floats(dQkv),
+    floats(dKeys),
+    floats(dValues),
+    floats(dOut),
+    floats(qkv),
+    24,
+    heads,
+    kv,
+    layout(changes),
+  );
+const softCrossEntropy = (losses: number, dLogits = 8, logits = 8, teacher = 8, weights = 2) =>
+  kernels.softCrossEntropy(floats(losses), floats(dLogits), floats(logits), floats(teacher), floats(weights), 2, 4);
+
 type Case = readonly [call: () => unknown, message: string, type?: typeof RangeError | typeof TypeError];
 
 const REFUSED: Readonly<Record<string, readonly Case[]>> = {
@@ -175,6 +213,80 @@ const REFUSED: Readonly<Record<string, readonly Case[]>> = {
     [() => topK(3, 6), 'topK: x needs 12 elements, got 10'],
     [() => topK(5, 5, 9), 'topK: ids needs 10 elements, got 9'],
   ],
+  transpose: [
+    [
+      () => kernels.transpose(floatMatrix(65, 127), matrix()),
+      'transpose: out must be [65, 128] for weight [128, 65], got [65, 127]',
+    ],
+    [() => kernels.transpose(floatMatrix(64, 20), quantised), 'transpose: weight must be f32, got q8', TypeError],
+    [() => kernels.transpose(quantised, floatMatrix(64, 20)), 'transpose: out must be f32, got q8', TypeError],
+  ],
+  accumulateOuter: [
+    [() => outer(255, 130), 'accumulateOuter: dy needs 256 elements, got 255'],
+    [() => outer(256, 129), 'accumulateOuter: x needs 130 elements, got 129'],
+    [() => outer(256, 130, -1), 'accumulateOuter: n must be a whole number of at least 0, got -1'],
+    [() => outer(256, 130, 2, quantised), 'accumulateOuter: gradient must be f32, got q8', TypeError],
+    [
+      () => outer(256, 130, 2, matrix({ data: bytes(9) })),
+      'accumulateOuter: gradient [128, 65] f32 needs 33280 bytes, got 9',
+    ],
+  ],
+  scatterAddRows: [
+    [() => scatter(ints(0, 128), 2), 'scatterAddRows: ids[1] must be in 0..127, got 128'],
+    [() => scatter(ints(-1), 1), 'scatterAddRows: ids[0] must be in 0..127, got -1'],
+    [() => scatter(ints(0), 2), 'scatterAddRows: ids needs 2 elements, got 1'],
+    [() => scatter(ints(0, 1), 2, 129), 'scatterAddRows: dy needs 130 elements, got 129'],
+  ],
+  rmsNormBackward: [
+    [() => rmsNormBackward(7, 4), 'rmsNormBackward: dx needs 8 elements, got 7'],
+    [() => rmsNormBackward(8, 3), 'rmsNormBackward: dWeight needs 4 elements, got 3'],
+    [() => rmsNormBackward(8, 4, 7), 'rmsNormBackward: dy needs 8 elements, got 7'],
+    [() => rmsNormBackward(8, 4, 8, 7), 'rmsNormBackward: x needs 8 elements, got 7'],
+    [() => rmsNormBackward(8, null, 8, 8, 3), 'rmsNormBackward: weight needs 4 elements, got 3'],
+  ],
+  swigluBackward: [
+    [
+      () => kernels.swigluBackward(floats(15), floats(8), floats(16), 2, 4),
+      'swigluBackward: dx needs 16 elements, got 15',
+    ],
+    [
+      () => kernels.swigluBackward(floats(16), floats(7), floats(16), 2, 4),
+      'swigluBackward: dy needs 8 elements, got 7',
+    ],
+    [
+      () => kernels.swigluBackward(floats(16), floats(8), floats(15), 2, 4),
+      'swigluBackward: x needs 16 elements, got 15',
+    ],
+  ],
+  attentionBackward: [
+    [
+      () => attentionBackward({ prefix: ints(3, 17) }),
+      'attentionBackward: row 1 must look inside the cache of 32 slots, got 16..32',
+    ],
+    [() => attentionBackward({}, { heads: 3 }), 'attentionBackward: heads must be a multiple of kvHeads, got 3 and 2'],
+    [() => attentionBackward({}, { qkv: 47 }), 'attentionBackward: qkv needs 48 elements, got 47'],
+    [() => attentionBackward({}, { dQkv: 47 }), 'attentionBackward: dQkv needs 48 elements, got 47'],
+    [() => attentionBackward({}, { dOut: 31 }), 'attentionBackward: dOut needs 32 elements, got 31'],
+    [() => attentionBackward({}, { dKeys: 255 }), 'attentionBackward: dKeys needs 256 elements, got 255'],
+    [() => attentionBackward({}, { dValues: 255 }), 'attentionBackward: dValues needs 256 elements, got 255'],
+    [
+      () =>
+        attentionBackward(
+          {},
+          { kv: cache({ dtype: 'f16', keys: new Uint16Array(256), values: new Uint16Array(256) }) },
+        ),
+      'attentionBackward: the cache must be f32, got f16',
+      TypeError,
+    ],
+  ],
+  softCrossEntropy: [
+    [() => softCrossEntropy(1), 'softCrossEntropy: losses needs 2 elements, got 1'],
+    [() => softCrossEntropy(2, 7), 'softCrossEntropy: dLogits needs 8 elements, got 7'],
+    [() => softCrossEntropy(2, 8, 7), 'softCrossEntropy: logits needs 8 elements, got 7'],
+    [() => softCrossEntropy(2, 8, 8, 7), 'softCrossEntropy: teacher needs 8 elements, got 7'],
+    [() => softCrossEntropy(2, 8, 8, 8, 1), 'softCrossEntropy: weights needs 2 elements, got 1'],
+  ],
+  fmaLimit: [[() => kernels.fmaLimit(0), 'fmaLimit: repeats must be a whole number of at least 1, got 0']],
   bandwidth: [
     [() => kernels.bandwidth(1.5, 1), 'bandwidth: bytes must be a whole number of at least 0, got 1.5'],
     [() => kernels.bandwidth(64, 0), 'bandwidth: repeats must be a whole number of at least 1, got 0'],
@@ -202,6 +314,13 @@ const PASSED: Readonly<Record<string, readonly (() => unknown)[]>> = {
   attention: [() => attention({}), () => attention({ rows: 0 }), () => attention({ prefix: ints(0, 1) })],
   moveKv: [() => moveKv(ints(3, 9), ints(3, 4)), () => moveKv(ints(9, 5), ints(3, 4)), () => moveKv(ints(), ints())],
   topK: [() => topK(5), () => topK(1)],
+  transpose: [() => kernels.transpose(floatMatrix(65, 128), matrix())],
+  accumulateOuter: [() => outer(256, 130), () => outer(0, 0, 0)],
+  scatterAddRows: [() => scatter(ints(127, 127), 2), () => scatter(ints(), 0, 0)],
+  rmsNormBackward: [() => rmsNormBackward(8, 4), () => rmsNormBackward(8, null)],
+  swigluBackward: [() => kernels.swigluBackward(floats(16), floats(8), floats(16), 2, 4)],
+  attentionBackward: [() => attentionBackward({}), () => attentionBackward({ rows: 0 })],
+  softCrossEntropy: [() => softCrossEntropy(2)],
 };
 
 describe.each(Object.entries(REFUSED))('%s refuses', (_, cases) => {
