@@ -30,11 +30,11 @@ export class ModelNotFoundError extends Error {
   }
 }
 
-/** A generation request cannot be served as it stands: an option out of range, a prompt longer than the context. */
+/** What was asked for cannot be done as it stands: an option out of range, a prompt longer than the context, a training file's line. */
 export class RequestError extends Error {
   override readonly name = 'RequestError';
   readonly param: string;
-  /** @param param the option at fault. */
+  /** @param param the option at fault, or the file, with its line. */
   constructor(param: string, rule: string, options?: ErrorOptions) {
     super(`${param}: ${rule}`, options);
     this.param = param;

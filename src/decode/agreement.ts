@@ -11,7 +11,8 @@ import type { EagleHead } from '../draft/eagle-head.ts';
 import { NoDrafter } from '../draft/none.ts';
 import { COMMITTED, ForwardBatch } from '../model/forward-batch.ts';
 import type { TargetModel } from '../model/target.ts';
-import { copyRow, ScratchTensor } from '../tensor/tensor.ts';
+import { copyRow, ScratchTensor, type Tensor } from '../tensor/tensor.ts';
+import { FeatureReader } from './features.ts';
 import { generate } from './generate.ts';
 
 export const AGREEMENT_VERDICTS = ['random', 'weak', 'plausible'] as const;
@@ -57,7 +58,8 @@ export function measureAgreement(
   let inDraftVocabulary = 0;
   for (const prompt of prompts) {
     const text = [...prompt, ...continueGreedily(target, prompt, newTokens, endTokens)];
-    const features = featuresOf(target, text);
+    using reader = new FeatureReader(target, text.length);
+    const features = reader.read(text);
     const guesses = guessesAfter(target, head, text, features, 0);
     const shuffled = guessesAfter(target, head, text, features, text.length >> 1);
     // Row i has eaten feature i and token i + 1.
@@ -114,30 +116,12 @@ function continueGreedily(
   return ids;
 }
 
-/** Features [text, d] of all tokens. */
-function featuresOf(target: TargetModel, text: readonly number[]): ScratchTensor {
-  using cache = target.createCache(1, text.length);
-  const sequence = cache.sequences[0]!;
-  const all = new ScratchTensor().reshape(text.length, target.config.hiddenSize);
-  const batch = new ForwardBatch(CHUNK);
-  for (let start = 0; start < text.length; start += CHUNK) {
-    batch.clear();
-    const rows = Math.min(CHUNK, text.length - start);
-    for (let row = 0, parent = COMMITTED; row < rows; row++)
-      parent = batch.append(sequence, text[start + row]!, parent, row === rows - 1);
-    const { features } = target.forward(batch, cache);
-    sequence.commitAll();
-    for (let row = 0; row < rows; row++) copyRow(all, start + row, features, row);
-  }
-  return all;
-}
-
 /** The head's best guess after (feature i, token i + 1), for i < text - 1; features are taken `shift` positions on, round and round. */
 function guessesAfter(
   target: TargetModel,
   head: EagleHead,
   text: readonly number[],
-  features: ScratchTensor,
+  features: Tensor,
   shift: number,
 ): Int32Array {
   const count = text.length - 1;

@@ -6,11 +6,18 @@ import { CheckpointError } from '../errors.ts';
 import { type PackedMatrix, packedBytes, type WeightDtype } from '../kernels/kernels.ts';
 import type { ForwardBatch } from '../model/forward-batch.ts';
 import { KvCache } from '../model/kv-cache.ts';
-import { decoderLayer, type LayerSettings, type LayerWeights, loadLayer } from '../model/layers.ts';
+import {
+  decoderLayer,
+  type LayerSettings,
+  type LayerWeights,
+  layerTensors,
+  loadLayer,
+  type WeightTensor,
+} from '../model/layers.ts';
 import { rotaryTables } from '../model/rope.ts';
 import type { TargetModel } from '../model/target.ts';
 import { WeightLoader } from '../model/weights.ts';
-import { EagerOps } from '../tensor/ops.ts';
+import { EagerOps, type Ops } from '../tensor/ops.ts';
 import type { TensorSource } from '../tensor/source.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import type { HeadConfig } from './head-config.ts';
@@ -19,6 +26,9 @@ export interface HeadOptions {
   /** Of the head and its cut LM head: it never changes the text, only how often guesses are right. */
   readonly dtype: WeightDtype;
 }
+
+/** What a forward needs of a batch. */
+export type HeadRows = Pick<ForwardBatch, 'rows' | 'tokens' | 'positions' | 'layout'>;
 
 export class EagleHead implements Disposable {
   readonly config: HeadConfig;
@@ -30,7 +40,7 @@ export class EagleHead implements Disposable {
   readonly #lmHead: PackedMatrix; // [Vd, d]
   readonly #buffers: ArrayBuffer[] = []; // the head's own, beside the loader's
   readonly #settings: LayerSettings;
-  readonly #ops: EagerOps;
+  readonly #ops: Ops;
   /** Target id of a draft id; undefined where the vocabularies are the same. */
   readonly targetIds: Int32Array | undefined; // [Vd]
 
@@ -87,9 +97,11 @@ export class EagleHead implements Disposable {
     return new KvCache(this.#target.kernels, { ...this.config, layers: 1, sequences: 1, capacity, dtype });
   }
 
-  /** features [rows, d] beside the batch's tokens (each one ahead of its feature) → predicted features [rows, d]; valid until the next call. */
-  forward(batch: ForwardBatch, features: Tensor, cache: KvCache): Tensor {
-    const ops = this.#ops;
+  /**
+   * features [rows, d] beside the batch's tokens (each one ahead of its feature) → predicted features [rows, d]; valid until the next call.
+   * @param ops what computes: training gives a tape.
+   */
+  forward(batch: HeadRows, features: Tensor, cache: KvCache, ops: Ops = this.#ops): Tensor {
     ops.release(0);
     const embedded = ops.gather(this.#target.embedding, batch.tokens, batch.rows);
     const x = ops.linear(ops.concat(embedded, features), this.#fc, undefined, this.#fcBias);
@@ -100,6 +112,21 @@ export class EagleHead implements Disposable {
   logits(batch: ForwardBatch, predicted: Tensor): Tensor {
     const wanted = this.#ops.selectRows(predicted, batch.logitRows, batch.logitCount);
     return this.#ops.linear(wanted, this.#lmHead);
+  }
+
+  /** [Vd, d], frozen: the target's, or the rows of it that the draft vocabulary names. */
+  get lmHead(): PackedMatrix {
+    return this.#lmHead;
+  }
+
+  /** What is trained, under the names of the published layout; fused matrices appear in parts. */
+  tensors(): WeightTensor[] {
+    const rows = this.config.hiddenSize;
+    return [
+      { name: 'fc.weight', weight: this.#fc, first: 0, rows },
+      ...(this.#fcBias === undefined ? [] : [{ name: 'fc.bias', weight: this.#fcBias, first: 0, rows }]),
+      ...layerTensors('layers.0.', this.#layer, this.config),
+    ];
   }
 
   [Symbol.dispose](): void {

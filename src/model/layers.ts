@@ -21,6 +21,14 @@ export interface LayerWeights {
   readonly down: PackedMatrix; // [d, intermediate]
 }
 
+/** A file's tensor and where it lies in memory: rows of a matrix, or elements of a vector. */
+export interface WeightTensor {
+  readonly name: string;
+  readonly weight: PackedMatrix | Float32Array;
+  readonly first: number;
+  readonly rows: number;
+}
+
 /** What all layers of a model share, whatever rows they are given. */
 export interface LayerSettings {
   readonly shape: LayerShape;
@@ -70,6 +78,35 @@ export function loadLayer(
   };
 }
 
+/** The tensors that `loadLayer` made a layer of, for writing them again. Rotary rows are in rotate-half order. */
+export function layerTensors(
+  prefix: string,
+  weights: LayerWeights,
+  { heads, kvHeads, headDim, intermediateSize }: LayerShape,
+): WeightTensor[] {
+  const { inputNorm, qkv, qkvBias, output, postAttentionNorm, gateUp, down } = weights;
+  const whole = (name: string, weight: PackedMatrix | Float32Array): WeightTensor => {
+    const rows = weight instanceof Float32Array ? weight.length : weight.rows;
+    return { name: prefix + name, weight, first: 0, rows };
+  };
+  const q = { first: 0, rows: heads * headDim };
+  const k = { first: q.rows, rows: kvHeads * headDim };
+  const v = { first: q.rows + k.rows, rows: k.rows };
+  const projections = Object.entries({ q, k, v });
+  const attention = (kind: string, weight: PackedMatrix | Float32Array): WeightTensor[] =>
+    projections.map(([of, place]) => ({ name: `${prefix}self_attn.${of}_proj.${kind}`, weight, ...place }));
+  return [
+    ...(inputNorm === undefined ? [] : [whole('input_layernorm.weight', inputNorm)]),
+    ...attention('weight', qkv),
+    ...(qkvBias === undefined ? [] : attention('bias', qkvBias)),
+    whole('self_attn.o_proj.weight', output),
+    whole('post_attention_layernorm.weight', postAttentionNorm),
+    { name: `${prefix}mlp.gate_proj.weight`, weight: gateUp, first: 0, rows: intermediateSize },
+    { name: `${prefix}mlp.up_proj.weight`, weight: gateUp, first: intermediateSize, rows: intermediateSize },
+    whole('mlp.down_proj.weight', down),
+  ];
+}
+
 /** The parts' biases one after another, in the order of the rows that they are added to. */
 function loadBias(loader: WeightLoader, parts: readonly Part[]): Float32Array {
   const biases = parts.map(({ name, rows, rowMap }) => {
@@ -86,7 +123,7 @@ export function decoderLayer(
   x: Tensor,
   kv: KvLayer,
   { shape, eps, rotary }: LayerSettings,
-  { positions, layout }: ForwardBatch,
+  { positions, layout }: Pick<ForwardBatch, 'positions' | 'layout'>,
 ): Tensor {
   const normed = weights.inputNorm === undefined ? x : ops.rmsNorm(x, weights.inputNorm, eps);
   const qkv = ops.linear(normed, weights.qkv, undefined, weights.qkvBias);

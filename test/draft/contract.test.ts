@@ -18,13 +18,14 @@ import { KV_TILE, type KvLayer } from '../../src/kernels/kernels.ts';
 import { COMMITTED, ForwardBatch } from '../../src/model/forward-batch.ts';
 import type { KvCache } from '../../src/model/kv-cache.ts';
 import type { TargetModel } from '../../src/model/target.ts';
+import { memorySource } from '../../src/tensor/memory-source.ts';
 import type { Tensor } from '../../src/tensor/tensor.ts';
 import { chiSquareTest } from '../support/chi-square.ts';
 import { CorrectedDrafter, type Script, ScriptedDrafter } from '../support/drafters.ts';
 import { randomInteger, xorshift } from '../support/random.ts';
 import { registered } from '../support/registered.ts';
 import { lawsAfter, sequencesOf } from '../support/sequences.ts';
-import { memorySource, TINY_CONFIG, tinyHead, tinyHeadParts, tinyTarget } from '../support/tiny.ts';
+import { TINY_CONFIG, tinyHead, tinyHeadParts, tinyTarget } from '../support/tiny.ts';
 
 const kernels = createKernels();
 const target = tinyTarget(kernels);

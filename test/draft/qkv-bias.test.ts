@@ -4,9 +4,10 @@ import { EagleHead } from '../../src/draft/eagle-head.ts';
 import { CheckpointError } from '../../src/errors.ts';
 import { createKernels } from '../../src/kernels/choose.ts';
 import { COMMITTED, ForwardBatch } from '../../src/model/forward-batch.ts';
+import { type MemoryTensor, memorySource } from '../../src/tensor/memory-source.ts';
 import { ScratchTensor } from '../../src/tensor/tensor.ts';
 import { randomFloats, xorshift } from '../support/random.ts';
-import { type MemoryTensor, memorySource, tinyHeadParts, tinyTarget } from '../support/tiny.ts';
+import { tinyHeadParts, tinyTarget } from '../support/tiny.ts';
 
 const kernels = createKernels();
 const target = tinyTarget(kernels);

@@ -1,13 +1,12 @@
 /** A tiny random Llama and a tiny random EAGLE-1 head for it, made in memory: every path of decoding in microseconds a row. */
 import { EagleHead } from '../../src/draft/eagle-head.ts';
 import type { HeadConfig } from '../../src/draft/head-config.ts';
-import { CheckpointError } from '../../src/errors.ts';
 import type { Kernels } from '../../src/kernels/kernels.ts';
 import type { ModelConfig } from '../../src/model/config.ts';
 import { loadTarget } from '../../src/model/registry.ts';
 import type { TargetModel } from '../../src/model/target.ts';
 import type { ModelDtype } from '../../src/model/weights.ts';
-import type { TensorEntry, TensorSource } from '../../src/tensor/source.ts';
+import { type MemoryTensor, memorySource } from '../../src/tensor/memory-source.ts';
 import { randomFloats, xorshift } from './random.ts';
 
 export const TINY_CONFIG: ModelConfig = {
@@ -25,31 +24,6 @@ export const TINY_CONFIG: ModelConfig = {
   tiedEmbeddings: true,
   rotaryLayout: 'half',
 };
-
-export interface MemoryTensor {
-  readonly shape: readonly number[];
-  readonly data: Float32Array | BigInt64Array;
-}
-
-/** Tensors by name, as a file would give them. */
-export function memorySource(path: string, tensors: Readonly<Record<string, MemoryTensor>>): TensorSource {
-  const entries = new Map<string, TensorEntry>(
-    Object.entries(tensors).map(([name, { shape, data }]) => [
-      name,
-      { name, shape, type: data instanceof BigInt64Array ? 'I64' : 'F32', byteLength: data.byteLength },
-    ]),
-  );
-  return {
-    path,
-    entries,
-    read(name) {
-      const tensor = tensors[name];
-      if (tensor === undefined) throw new CheckpointError(path, name, 'must be present');
-      return new Uint8Array(tensor.data.buffer, tensor.data.byteOffset, tensor.data.byteLength);
-    },
-    [Symbol.dispose]() {},
-  };
-}
 
 interface LayerSizes {
   readonly hiddenSize: number;

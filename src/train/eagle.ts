@@ -1,0 +1,113 @@
+/** One step of training an EAGLE-1 head (arXiv:2401.15077 §3.2): texts in, gradients of the head's parameters out. */
+import { uniformAt } from '../decode/rng.ts';
+import type { EagleHead } from '../draft/eagle-head.ts';
+import type { Kernels } from '../kernels/kernels.ts';
+import type { KvCache } from '../model/kv-cache.ts';
+import type { Tensor } from '../tensor/tensor.ts';
+import { ScratchTensor } from '../tensor/tensor.ts';
+import { EagleLoss, type LossWeights, type Prediction, type StepLoss } from './loss.ts';
+import { Parameters } from './parameters.ts';
+import { Tape } from './tape.ts';
+import { type TrainingText, type Unrolled, unroll } from './unroll.ts';
+
+export interface EagleTrainingOptions {
+  readonly loss?: LossWeights;
+  /** Steps that the head is unrolled on its own predictions; 1 is EAGLE-1's own training. */
+  readonly steps: number;
+  /** Weight of a step's loss beside the step's before. */
+  readonly stepDecay: number;
+  /** Uniform noise on the true features, ±: against the errors that predicted ones will have (§3.2: 0.1). */
+  readonly noise: number;
+}
+
+export class EagleTraining implements Disposable {
+  readonly parameters: Parameters;
+  readonly #head: EagleHead;
+  readonly #tape: Tape;
+  readonly #loss: EagleLoss;
+  readonly #options: EagleTrainingOptions;
+  readonly #truth = new ScratchTensor();
+  readonly #input = new ScratchTensor();
+  #cache: KvCache | undefined;
+  #slots = 0;
+
+  /** @param head with f32 weights. */
+  constructor(kernels: Kernels, head: EagleHead, options: EagleTrainingOptions) {
+    this.#head = head;
+    this.#options = options;
+    this.parameters = new Parameters(kernels, head.tensors());
+    this.#tape = new Tape(kernels, this.parameters);
+    this.#loss = new EagleLoss(kernels, head.lmHead, options.loss);
+  }
+
+  /** Leaves the gradients of Σ decayʲ · loss of step j in the parameters. @param seed of the noise. */
+  gradients(texts: readonly TrainingText[], seed: number): StepLoss[] {
+    const tape = this.#tape;
+    tape.reset();
+    const predictions = this.#predict(texts, seed, this.#options.noise);
+    const losses = this.#loss.compute(predictions, this.#truth);
+    tape.backward();
+    return losses;
+  }
+
+  /** The losses without noise and without gradients. */
+  evaluate(texts: readonly TrainingText[]): StepLoss[] {
+    this.#tape.reset();
+    const predictions = this.#predict(texts, 0, 0).map((prediction) => ({ ...prediction, gradient: undefined }));
+    return this.#loss.compute(predictions, this.#truth);
+  }
+
+  #predict(texts: readonly TrainingText[], seed: number, noise: number): Prediction[] {
+    const { steps, stepDecay } = this.#options;
+    const plan = unroll(texts, steps);
+    const cache = this.#cacheFor(plan);
+    const truth = gatherTruth(this.#truth, texts, this.#head.config.hiddenSize);
+    const predictions: Prediction[] = [];
+    let features: Tensor = truth;
+    for (const [j, step] of plan.steps.entries()) {
+      const input =
+        j === 0
+          ? this.#noisy(truth, step.source, noise, seed)
+          : this.#tape.selectRows(features, step.source, step.rows);
+      features = this.#head.forward(step, input, cache, this.#tape);
+      const { targets, mask } = step;
+      predictions.push({ features, gradient: this.#tape.gradient(features), targets, mask, weight: stepDecay ** j });
+    }
+    return predictions;
+  }
+
+  /** Rows of the true features, each number moved by up to ±noise. */
+  #noisy(truth: Tensor, rows: Int32Array, noise: number, seed: number): Tensor {
+    const { cols } = truth;
+    const input = this.#input.reshape(rows.length, cols);
+    for (let i = 0; i < rows.length; i++) input.data.set(truth.row(rows[i]!), i * cols);
+    if (noise > 0) for (let i = 0; i < rows.length * cols; i++) input.data[i]! += noise * (2 * uniformAt(seed, i) - 1);
+    return input;
+  }
+
+  #cacheFor({ slots }: Unrolled): KvCache {
+    if (this.#cache === undefined || this.#slots < slots) {
+      this.#cache?.[Symbol.dispose]();
+      this.#tape.forgetCaches();
+      this.#cache = this.#head.createCache(slots);
+      this.#slots = slots;
+    }
+    return this.#cache;
+  }
+
+  [Symbol.dispose](): void {
+    this.#cache?.[Symbol.dispose]();
+  }
+}
+
+/** All texts' features below each other. */
+function gatherTruth(into: ScratchTensor, texts: readonly TrainingText[], d: number): Tensor {
+  const rows = texts.reduce((sum, { ids }) => sum + ids.length, 0);
+  into.reshape(rows, d);
+  let at = 0;
+  for (const { features } of texts) {
+    into.data.set(features, at);
+    at += features.length;
+  }
+  return into;
+}

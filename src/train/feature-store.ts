@@ -1,0 +1,213 @@
+/**
+ * Features of the training texts on disk, as f16: computing them takes longer than several passes of training over them.
+ *
+ * A directory with `features.f16` (rows of d numbers, texts one after another) and `texts.jsonl`: the settings, then one line for each text,
+ * written when its features are. Whatever is cut off in the middle of writing is dropped when the store is opened again.
+ */
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  fsyncSync,
+  ftruncateSync,
+  openSync,
+  readFileSync,
+  readSync,
+  statfsSync,
+  writeSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { RequestError } from '../errors.ts';
+import { floatToHalf, halfToFloat } from '../kernels/half.ts';
+import type { EncodedText, TrainingText } from './unroll.ts';
+
+/** Whatever the features depend on; a store made with other settings is refused. */
+export interface FeatureSettings {
+  readonly model: string;
+  readonly dtype: string;
+  readonly hiddenSize: number;
+}
+
+const BYTES = 2; // of an f16
+
+/** Half-open ranges [start, end) in which the mask is 1, one after another. */
+const textSchema = z.object({ ids: z.array(z.int().nonnegative()).min(1), counts: z.array(z.int().nonnegative()) });
+
+interface StoredText {
+  readonly text: EncodedText;
+  /** Tokens before it. */
+  readonly first: number;
+}
+
+export class FeatureStore implements Disposable {
+  readonly #settings: FeatureSettings;
+  readonly #directory: string;
+  readonly #texts: StoredText[] = [];
+  readonly #featuresFd: number;
+  readonly #textsFd: number;
+  #tokens = 0;
+  #row = new Uint16Array(0);
+
+  /** Opens the directory's store, or begins one. @throws RequestError where it was made with other settings, or is no store. */
+  constructor(directory: string, settings: FeatureSettings) {
+    this.#directory = directory;
+    this.#settings = settings;
+    this.#textsFd = openSync(join(directory, 'texts.jsonl'), 'a+');
+    this.#featuresFd = openSync(join(directory, 'features.f16'), constants.O_RDWR | constants.O_CREAT);
+    try {
+      this.#readTexts();
+    } catch (error) {
+      this[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  get texts(): number {
+    return this.#texts.length;
+  }
+
+  get tokens(): number {
+    return this.#tokens;
+  }
+
+  text(index: number): EncodedText {
+    return this.#texts[index]!.text;
+  }
+
+  /** @param features [text.ids.length, d] */
+  append(text: EncodedText, features: Float32Array): void {
+    const { hiddenSize } = this.#settings;
+    const count = text.ids.length * hiddenSize;
+    if (features.length < count) throw new RangeError(`features: expected ${count} numbers, got ${features.length}`);
+    const halves = this.#buffer(count);
+    for (let i = 0; i < count; i++) halves[i] = floatToHalf(features[i]!);
+    this.#write(this.#featuresFd, new Uint8Array(halves.buffer, 0, count * BYTES), this.#tokens * hiddenSize * BYTES);
+    const line = JSON.stringify({ ids: [...text.ids], counts: runsOf(text.mask) });
+    this.#write(this.#textsFd, Buffer.from(`${line}\n`));
+    this.#texts.push({ text, first: this.#tokens });
+    this.#tokens += text.ids.length;
+  }
+
+  /** What was written so far outlives a crash of the machine. */
+  sync(): void {
+    fsyncSync(this.#featuresFd);
+    fsyncSync(this.#textsFd);
+  }
+
+  read(index: number): TrainingText {
+    const { text, first } = this.#texts[index]!;
+    const { hiddenSize } = this.#settings;
+    const count = text.ids.length * hiddenSize;
+    const halves = this.#buffer(count);
+    const bytes = new Uint8Array(halves.buffer, 0, count * BYTES);
+    for (let done = 0; done < bytes.length; ) {
+      const got = readSync(this.#featuresFd, bytes, done, bytes.length - done, first * hiddenSize * BYTES + done);
+      if (got === 0)
+        throw new RequestError(this.#file('features.f16'), `text ${index} is not there: the file is too short`);
+      done += got;
+    }
+    const features = new Float32Array(count);
+    const table = halfTable();
+    for (let i = 0; i < count; i++) features[i] = table[halves[i]!]!;
+    return { ...text, features };
+  }
+
+  #readTexts(): void {
+    const file = this.#file('texts.jsonl');
+    const bytes = readFileSync(this.#textsFd);
+    const settings = JSON.stringify(this.#settings);
+    let start = bytes.indexOf('\n') + 1;
+    if (start === 0) {
+      ftruncateSync(this.#textsFd, 0);
+      this.#write(this.#textsFd, Buffer.from(`${settings}\n`));
+      start = Buffer.byteLength(settings) + 1;
+    } else {
+      const found = bytes.toString('utf8', 0, start - 1);
+      if (found !== settings)
+        throw new RequestError(file, `was made with ${found}, this run has ${settings}: give another directory`);
+    }
+    const rows = Math.floor(fstatSync(this.#featuresFd).size / (this.#settings.hiddenSize * BYTES));
+    for (let end = bytes.indexOf('\n', start); end >= 0; end = bytes.indexOf('\n', start)) {
+      const parsed = textSchema.safeParse(parseLine(bytes.toString('utf8', start, end)));
+      if (!parsed.success)
+        throw new RequestError(`${file}, line ${this.#texts.length + 2}`, 'must be a text of this store');
+      const ids = Int32Array.from(parsed.data.ids);
+      if (this.#tokens + ids.length > rows) break; // its features were lost
+      this.#texts.push({ text: { ids, mask: maskOf(ids.length, parsed.data.counts) }, first: this.#tokens });
+      this.#tokens += ids.length;
+      start = end + 1;
+    }
+    ftruncateSync(this.#textsFd, start);
+    ftruncateSync(this.#featuresFd, this.#tokens * this.#settings.hiddenSize * BYTES);
+  }
+
+  #write(fd: number, bytes: Uint8Array, position?: number): void {
+    try {
+      for (let done = 0; done < bytes.length; )
+        done += writeSync(fd, bytes, done, bytes.length - done, position === undefined ? null : position + done);
+    } catch (cause) {
+      throw new RequestError(
+        this.#directory,
+        `must be writable, got ${cause instanceof Error ? cause.message : cause}`,
+        { cause },
+      );
+    }
+  }
+
+  #buffer(count: number): Uint16Array {
+    if (this.#row.length < count) this.#row = new Uint16Array(count);
+    return this.#row;
+  }
+
+  #file(name: string): string {
+    return join(this.#directory, name);
+  }
+
+  [Symbol.dispose](): void {
+    closeSync(this.#featuresFd);
+    closeSync(this.#textsFd);
+  }
+}
+
+/** Bytes that features of so many tokens take. */
+export function featureBytes(tokens: number, hiddenSize: number): number {
+  return tokens * hiddenSize * BYTES;
+}
+
+/** @throws RequestError where the directory's disk has no room for `bytes`, and a tenth more. */
+export function requireSpace(directory: string, bytes: number): void {
+  const { bavail, bsize } = statfsSync(directory);
+  const free = bavail * bsize;
+  if (free >= bytes * 1.1) return;
+  const gigabytes = (count: number): string => `${(count / 1e9).toFixed(2)} GB`;
+  const rule = `must have room for ${gigabytes(bytes)} of features and a tenth more, has ${gigabytes(free)}`;
+  throw new RequestError(directory, rule);
+}
+
+function runsOf(mask: Uint8Array): number[] {
+  const runs: number[] = [];
+  for (let i = 0; i < mask.length; i++) if ((mask[i] ?? 0) !== (mask[i - 1] ?? 0)) runs.push(i);
+  if (mask.at(-1)) runs.push(mask.length);
+  return runs;
+}
+
+function maskOf(length: number, runs: readonly number[]): Uint8Array {
+  const mask = new Uint8Array(length);
+  for (let i = 0; i + 1 < runs.length; i += 2) mask.fill(1, runs[i], runs[i + 1]);
+  return mask;
+}
+
+function parseLine(line: string): unknown {
+  try {
+    return JSON.parse(line);
+  } catch {
+    return undefined;
+  }
+}
+
+let halves: Float32Array | undefined;
+function halfTable(): Float32Array {
+  halves ??= Float32Array.from({ length: 65_536 }, (_, half) => halfToFloat(half));
+  return halves;
+}
