@@ -2,6 +2,7 @@
 // (src/kernels/check.ts): here they are read and trusted. Each table is an object of functions that carry the table as data.
 #include <node_api.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -346,6 +347,77 @@ napi_value jsTopK(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
+napi_value jsTranspose(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  const Matrix out = a.matrix();
+  a.table->transpose(out, a.matrix());
+  return nullptr;
+}
+
+napi_value jsAccumulateOuter(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  const Matrix gradient = a.matrix();
+  const float* dy = a.data<float>();
+  const float* x = a.data<float>();
+  a.table->accumulateOuter(gradient, dy, x, a.integer());
+  return nullptr;
+}
+
+napi_value jsScatterAddRows(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  const Matrix gradient = a.matrix();
+  const int32_t* ids = a.data<int32_t>();
+  const float* dy = a.data<float>();
+  a.table->scatterAddRows(gradient, ids, dy, a.integer());
+  return nullptr;
+}
+
+napi_value jsRmsNormBackward(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  float* dx = a.data<float>();
+  float* dWeight = a.data<float>();
+  const float* dy = a.data<float>();
+  const float* x = a.data<float>();
+  const float* weight = a.data<float>();
+  const int32_t n = a.integer(), cols = a.integer();
+  a.table->rmsNormBackward(dx, dWeight, dy, x, weight, n, cols, float(a.number()));
+  return nullptr;
+}
+
+napi_value jsSwigluBackward(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  float* dx = a.data<float>();
+  const float* dy = a.data<float>();
+  const float* x = a.data<float>();
+  const int32_t n = a.integer();
+  a.table->swigluBackward(dx, dy, x, n, a.integer());
+  return nullptr;
+}
+
+napi_value jsAttentionBackward(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  float* dQkv = a.data<float>();
+  float* dKeys = a.data<float>();
+  float* dValues = a.data<float>();
+  const float* dOut = a.data<float>();
+  const float* qkv = a.data<float>();
+  const int32_t stride = a.integer();
+  a.table->attentionBackward(dQkv, dKeys, dValues, dOut, qkv, stride, a.integer(), current.kv, current.layout);
+  return nullptr;
+}
+
+napi_value jsSoftCrossEntropy(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  float* losses = a.data<float>();
+  float* dLogits = a.data<float>();
+  const float* logits = a.data<float>();
+  const float* teacher = a.data<float>();
+  const float* weights = a.data<float>();
+  const int32_t n = a.integer();
+  a.table->softCrossEntropy(losses, dLogits, logits, teacher, weights, n, a.integer());
+  return nullptr;
+}
+
 napi_value jsBandwidth(napi_env env, napi_callback_info info) {
   Arguments a(env, info);
   const int64_t floats = int64_t(a.number()) / 4;
@@ -375,6 +447,30 @@ napi_value jsBandwidth(napi_env env, napi_callback_info info) {
   return result;
 }
 
+napi_value jsFmaLimit(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  const int32_t repeats = a.integer(), rounds = 1 << 17;  // a chunk takes about a quarter of a millisecond
+  const int chunks = threadCount() * 8;
+  double best = 0;
+  for (int32_t i = 0; i < repeats; i++) {
+    std::atomic<int64_t> done{0};
+    volatile float sink = 0;
+    auto body = [&](int) {
+      float result = 0.5f;
+      done += a.table->multiplyAdds(rounds, &result);
+      if (result < 0) sink = result;
+    };
+    const auto start = std::chrono::steady_clock::now();
+    parallel(chunks, body);
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const double rate = 2 * double(done) / seconds / 1e9;
+    if (rate > best) best = rate;
+  }
+  napi_value result;
+  napi_create_double(env, best, &result);
+  return result;
+}
+
 void define(napi_env env, napi_value object, const char* name, napi_callback callback, const Kernels* table) {
   napi_value function;
   napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, const_cast<Kernels*>(table), &function);
@@ -393,7 +489,9 @@ napi_value init(napi_env env, napi_value exports) {
         {"allocate", jsAllocate}, {"release", jsRelease}, {"setThreads", jsSetThreads}, {"pack", jsPack}, {"gatherRows", jsGatherRows},
         {"matmul", jsMatmul}, {"rmsNorm", jsRmsNorm}, {"rope", jsRope}, {"useLayout", jsUseLayout}, {"useKv", jsUseKv}, {"storeKv", jsStoreKv},
         {"attention", jsAttention}, {"moveKv", jsMoveKv}, {"swiglu", jsSwiglu}, {"softmax", jsSoftmax}, {"argmax", jsArgmax}, {"topK", jsTopK},
-        {"bandwidth", jsBandwidth}};
+        {"transpose", jsTranspose}, {"accumulateOuter", jsAccumulateOuter}, {"scatterAddRows", jsScatterAddRows}, {"rmsNormBackward", jsRmsNormBackward},
+        {"swigluBackward", jsSwigluBackward}, {"attentionBackward", jsAttentionBackward}, {"softCrossEntropy", jsSoftCrossEntropy},
+        {"bandwidth", jsBandwidth}, {"fmaLimit", jsFmaLimit}};
     for (const auto& f : functions) define(env, object, f.name, f.callback, tables[i]);
     napi_set_named_property(env, list, tables[i]->isa, object);  // best first: property order is insertion order
   }

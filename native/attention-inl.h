@@ -171,53 +171,79 @@ inline void scorePart(const KvLayer& kv, int32_t head, const Reach& reach, const
     scoreQueries<T, 1>(keys + reach.extraTiles[i] * tileStride, 0, b, b.extraScores + int64_t(i) * kKvTile, b.extraStride);
 }
 
+// Scores of query q in logical order, those of extra slots behind the prefix's; returns how many.
+inline int32_t inLogicalOrder(const Layout& layout, const Reach& reach, const QueryBlock& b, int32_t q) {
+  const int32_t r = reach.first + q / b.group, prefix = layout.prefix[r], start = layout.extrasStart[r], extras = layout.extrasStart[r + 1] - start;
+  float* row = b.scores + q * b.scoreStride;
+  for (int32_t e = 0; e < extras; e++) row[prefix + e] = b.extraScores[q * b.extraStride + reach.extraColumns[start + e]];
+  return prefix + extras;
+}
+
 // Soft-max of queries [first, end), in logical order, in place of their scores.
 inline void softmaxPart(const Layout& layout, const Reach& reach, const QueryBlock& b, int32_t first, int32_t end) {
   const float scale = 1.0f / std::sqrt(float(b.headDim));
   for (int32_t q = first; q < end; q++) {
-    const int32_t r = reach.first + q / b.group, prefix = layout.prefix[r], start = layout.extrasStart[r], extras = layout.extrasStart[r + 1] - start;
+    const int32_t count = inLogicalOrder(layout, reach, b, q);
     float* row = b.scores + q * b.scoreStride;
-    for (int32_t e = 0; e < extras; e++) row[prefix + e] = b.extraScores[q * b.extraStride + reach.extraColumns[start + e]];
-    softmaxRow(row, row, prefix + extras, scale);
+    softmaxRow(row, row, count, scale);
   }
 }
 
-// Dimensions [from, to) of the weighted sum of values.
-template <class T>
-inline void weighPart(const KvLayer& kv, int32_t head, const Layout& layout, const Reach& reach, const QueryBlock& b, int32_t from, int32_t to) {
-  const float* weights = b.scores;
+// visit(slot, count, first, end, at): queries [first, end) look at `count` slots from `slot` on, which are logical positions from `at` on;
+// first what all rows see, then row by row what only that row does.
+template <class F>
+inline void eachRun(const Layout& layout, const Reach& reach, int32_t group, F&& visit) {
+  for (int32_t at = 0; at < reach.shortest; at += kValuePositions)
+    visit(reach.base + at, reach.shortest - at < kValuePositions ? reach.shortest - at : kValuePositions, 0, reach.rows * group, at);
+  for (int32_t i = 0; i < reach.rows; i++) {
+    const int32_t r = reach.first + i, prefix = layout.prefix[r], first = i * group, end = first + group;
+    if (prefix > reach.shortest) visit(reach.base + reach.shortest, prefix - reach.shortest, first, end, reach.shortest);
+    for (int32_t e = layout.extrasStart[r], at = prefix; e < layout.extrasStart[r + 1]; e++, at++) visit(layout.extras[e], 1, first, end, at);
+  }
+}
+
+inline void clearOutputs(const QueryBlock& b, int32_t from, int32_t to) {
   for (int32_t q = 0; q < b.count; q++)
     for (int32_t d = from; d < to; d++) b.output(q)[d] = 0;
-  for (int32_t at = 0; at < reach.shortest; at += kValuePositions) {
-    const int32_t count = reach.shortest - at < kValuePositions ? reach.shortest - at : kValuePositions;
-    weigh<T>(kv, head, reach.base + at, count, b, 0, b.count, weights + at, b.scoreStride, from, to);
+}
+
+// Adds dimensions [from, to) of the weighted sum of values.
+template <class T>
+inline void weighPart(const KvLayer& kv, int32_t head, const Layout& layout, const Reach& reach, const QueryBlock& b, int32_t from, int32_t to) {
+  eachRun(layout, reach, b.group, [&](int32_t slot, int32_t count, int32_t first, int32_t end, int32_t at) {
+    weigh<T>(kv, head, slot, count, b, first, end, b.scores + at, b.scoreStride, from, to);
+  });
+}
+
+// Blocks of consecutive rows of one sequence; every row of a block shares `base`.
+struct Blocks {
+  const Reach* reaches;
+  int32_t count;
+  int64_t mostFloats;  // scores of the largest
+};
+
+inline Blocks blocksOf(const Layout& layout, int32_t group) {
+  const int32_t extras = layout.rows == 0 ? 0 : layout.extrasStart[layout.rows];
+  Reach* reaches = static_cast<Reach*>(scratch(2, size_t(layout.rows) * sizeof(Reach) + size_t(extras) * 8));
+  int32_t* extraTiles = reinterpret_cast<int32_t*>(reaches + layout.rows);
+  Blocks blocks{reaches, 0, 0};
+  for (int32_t r = 0; r < layout.rows;) {
+    int32_t end = r + 1;
+    while (end < layout.rows && end - r < kAttentionRows && layout.base[end] == layout.base[r]) end++;
+    const Reach reach = reachOf(layout, r, end - r, extraTiles, extraTiles + extras);
+    if (reach.floats(group) > blocks.mostFloats) blocks.mostFloats = reach.floats(group);
+    reaches[blocks.count++] = reach;
+    r = end;
   }
-  for (int32_t i = 0; i < reach.rows; i++) {
-    const int32_t r = reach.first + i, prefix = layout.prefix[r], first = i * b.group, end = first + b.group;
-    if (prefix > reach.shortest)
-      weigh<T>(kv, head, reach.base + reach.shortest, prefix - reach.shortest, b, first, end, weights + reach.shortest, b.scoreStride, from, to);
-    for (int32_t e = layout.extrasStart[r], at = prefix; e < layout.extrasStart[r + 1]; e++, at++)
-      weigh<T>(kv, head, layout.extras[e], 1, b, first, end, weights + at, b.scoreStride, from, to);
-  }
+  return blocks;
 }
 
 template <class T>
 inline void attend(float* out, const float* qkv, int32_t stride, int32_t heads, const KvLayer& kv, const Layout& layout) {
-  // Blocks of consecutive rows of one sequence; every row of a block shares `base`.
   const int32_t group = heads / kv.kvHeads, headDim = kv.headDim;
-  const int32_t extras = layout.rows == 0 ? 0 : layout.extrasStart[layout.rows];
-  Reach* reaches = static_cast<Reach*>(scratch(2, size_t(layout.rows) * sizeof(Reach) + size_t(extras) * 8));
-  int32_t* extraTiles = reinterpret_cast<int32_t*>(reaches + layout.rows);
-  int32_t blocks = 0;
-  int64_t most = 0;
-  for (int32_t r = 0; r < layout.rows;) {
-    int32_t end = r + 1;
-    while (end < layout.rows && end - r < kAttentionRows && layout.base[end] == layout.base[r]) end++;
-    reaches[blocks] = reachOf(layout, r, end - r, extraTiles, extraTiles + extras);
-    if (reaches[blocks].floats(group) > most) most = reaches[blocks].floats(group);
-    blocks++;
-    r = end;
-  }
+  const Blocks blocks = blocksOf(layout, group);
+  const Reach* reaches = blocks.reaches;
+  const int64_t most = blocks.mostFloats;
   auto queryBlock = [&](const Reach& reach, int32_t head, float* scores) {
     const int32_t count = reach.rows * group;
     const int64_t at = int64_t(head) * group * headDim;
@@ -225,7 +251,7 @@ inline void attend(float* out, const float* qkv, int32_t stride, int32_t heads, 
                       count, scores, reach.scoreStride(), scores + count * reach.scoreStride(), reach.extraStride()};
   };
 
-  const int32_t pieces = blocks * kv.kvHeads, vectors = (headDim + 15) / 16;
+  const int32_t pieces = blocks.count * kv.kvHeads, vectors = (headDim + 15) / 16;
   if (pieces >= 2 * threadCount()) {
     auto body = [&](int piece) {
       const Reach& reach = reaches[piece / kv.kvHeads];
@@ -233,6 +259,7 @@ inline void attend(float* out, const float* qkv, int32_t stride, int32_t heads, 
       const QueryBlock b = queryBlock(reach, head, static_cast<float*>(scratch(1, size_t(most) * 4)));
       scorePart<T>(kv, head, reach, b, 0, 1);
       softmaxPart(layout, reach, b, 0, b.count);
+      clearOutputs(b, 0, headDim);
       weighPart<T>(kv, head, layout, reach, b, 0, headDim);
     };
     return parallel(pieces, body);
@@ -253,8 +280,9 @@ inline void attend(float* out, const float* qkv, int32_t stride, int32_t heads, 
     softmaxPart(layout, reach, b, b.count * part / parts, b.count * (part + 1) / parts);
   });
   share([&](const Reach& reach, int32_t head, const QueryBlock& b, int32_t part) {
-    const int32_t from = vectors * part / parts * 16, to = vectors * (part + 1) / parts * 16;
-    weighPart<T>(kv, head, layout, reach, b, from, to < headDim ? to : headDim);
+    const int32_t from = vectors * part / parts * 16, upTo = vectors * (part + 1) / parts * 16, to = upTo < headDim ? upTo : headDim;
+    clearOutputs(b, from, to);
+    weighPart<T>(kv, head, layout, reach, b, from, to);
   });
 }
 

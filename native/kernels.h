@@ -54,7 +54,16 @@ struct Kernels {
   void (*softmax)(float* out, const float* x, int32_t n, int32_t cols, float inverseTemperature);
   void (*argmax)(int32_t* out, const float* x, int32_t n, int32_t cols);
   void (*topK)(int32_t* ids, float* values, const float* x, int32_t n, int32_t cols, int32_t k);
+  void (*transpose)(const Matrix& out, const Matrix& weight);
+  void (*accumulateOuter)(const Matrix& gradient, const float* dy, const float* x, int32_t n);
+  void (*scatterAddRows)(const Matrix& gradient, const int32_t* ids, const float* dy, int32_t count);
+  void (*rmsNormBackward)(float* dx, float* dWeight, const float* dy, const float* x, const float* weight, int32_t n, int32_t cols, float eps);
+  void (*swigluBackward)(float* dx, const float* dy, const float* x, int32_t n, int32_t cols);
+  void (*attentionBackward)(float* dQkv, float* dKeys, float* dValues, const float* dOut, const float* qkv, int32_t stride, int32_t heads,
+                            const KvLayer& kv, const Layout& layout);
+  void (*softCrossEntropy)(float* losses, float* dLogits, const float* logits, const float* teacher, const float* weights, int32_t n, int32_t cols);
   double (*readAll)(const float* data, int64_t count);  // a sum, so that every byte is really read
+  int64_t (*multiplyAdds)(int32_t rounds, float* result);        // how many; `result`, 0.5 on entry, so that they are really done
 };
 
 // Instruction-set independent (pack.cc): used at load, or on a few rows.

@@ -177,9 +177,12 @@ inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), 
 
 #include "../attention-inl.h"
 
+#include "../grad-inl.h"
+
 }  // namespace
 
-const Kernels kAvx2 = {"avx2", matmul, rmsNorm, rope, storeKv, attention, swiglu, softmax, argmax, topK, readAll};
+const Kernels kAvx2 = {"avx2", matmul, rmsNorm, rope, storeKv, attention, swiglu, softmax, argmax, topK, transpose, accumulateOuter, scatterAddRows,
+                        rmsNormBackward, swigluBackward, attentionBackward, softCrossEntropy, readAll, multiplyAdds};
 
 }  // namespace eaglet
 #endif

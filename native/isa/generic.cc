@@ -136,8 +136,11 @@ inline void prefetch(const void*) {}
 
 #include "../attention-inl.h"
 
+#include "../grad-inl.h"
+
 }  // namespace
 
-const Kernels kGeneric = {"generic", matmul, rmsNorm, rope, storeKv, attention, swiglu, softmax, argmax, topK, readAll};
+const Kernels kGeneric = {"generic", matmul, rmsNorm, rope, storeKv, attention, swiglu, softmax, argmax, topK, transpose, accumulateOuter, scatterAddRows,
+                        rmsNormBackward, swigluBackward, attentionBackward, softCrossEntropy, readAll, multiplyAdds};
 
 }  // namespace eaglet

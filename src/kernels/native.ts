@@ -12,8 +12,6 @@ import {
   SOURCE_TYPES,
   WEIGHT_DTYPES,
 } from './kernels.ts';
-import { createReferenceKernels } from './reference.ts';
-import { gradients } from './reference-gradients.ts';
 
 type Floats = Float32Array;
 
@@ -87,7 +85,57 @@ interface NativeTable {
   softmax(out: Floats, x: Floats, n: number, cols: number, inverseTemperature: number): void;
   argmax(out: Int32Array, x: Floats, n: number, cols: number): void;
   topK(ids: Int32Array, values: Floats, x: Floats, n: number, cols: number, k: number): void;
+  transpose(
+    outDtype: number,
+    outRows: number,
+    outCols: number,
+    outData: Uint8Array,
+    dtype: number,
+    rows: number,
+    cols: number,
+    data: Uint8Array,
+  ): void;
+  accumulateOuter(dtype: number, rows: number, cols: number, data: Uint8Array, dy: Floats, x: Floats, n: number): void;
+  scatterAddRows(
+    dtype: number,
+    rows: number,
+    cols: number,
+    data: Uint8Array,
+    ids: Int32Array,
+    dy: Floats,
+    count: number,
+  ): void;
+  rmsNormBackward(
+    dx: Floats,
+    dWeight: Floats | null,
+    dy: Floats,
+    x: Floats,
+    weight: Floats,
+    n: number,
+    cols: number,
+    eps: number,
+  ): void;
+  swigluBackward(dx: Floats, dy: Floats, x: Floats, n: number, cols: number): void;
+  attentionBackward(
+    dQkv: Floats,
+    dKeys: Floats,
+    dValues: Floats,
+    dOut: Floats,
+    qkv: Floats,
+    stride: number,
+    heads: number,
+  ): void;
+  softCrossEntropy(
+    losses: Floats,
+    dLogits: Floats,
+    logits: Floats,
+    teacher: Floats,
+    weights: Floats,
+    n: number,
+    cols: number,
+  ): void;
   bandwidth(bytes: number, repeats: number): number;
+  fmaLimit(repeats: number): number;
 }
 
 /** `EAGLET_ADDON` names another build of the add-on: one with sanitizers, say (scripts/sanitize.mjs). */
@@ -193,8 +241,20 @@ export function createNativeKernels(options: {
     softmax: (out, x, n, cols, inverseTemperature) => table.softmax(out, x, n, cols, inverseTemperature),
     argmax: (out, x, n, cols) => table.argmax(out, x, n, cols),
     topK: (ids, values, x, n, cols, k) => table.topK(ids, values, x, n, cols, k),
-    ...gradients,
-    fmaLimit: (repeats) => createReferenceKernels().fmaLimit(repeats),
+    transpose: (out, w) =>
+      table.transpose(dtypeIndex(out), out.rows, out.cols, out.data, dtypeIndex(w), w.rows, w.cols, w.data),
+    accumulateOuter: (g, dy, x, n) => table.accumulateOuter(dtypeIndex(g), g.rows, g.cols, g.data, dy, x, n),
+    scatterAddRows: (g, ids, dy, count) => table.scatterAddRows(dtypeIndex(g), g.rows, g.cols, g.data, ids, dy, count),
+    rmsNormBackward: (dx, dWeight, dy, x, weight, n, cols, eps) =>
+      table.rmsNormBackward(dx, dWeight, dy, x, weight, n, cols, eps),
+    swigluBackward: (dx, dy, x, n, cols) => table.swigluBackward(dx, dy, x, n, cols),
+    attentionBackward: (dQkv, dKeys, dValues, dOut, qkv, stride, heads, kv, layout) => {
+      use(kv, layout);
+      table.attentionBackward(dQkv, dKeys, dValues, dOut, qkv, stride, heads);
+    },
+    softCrossEntropy: (losses, dLogits, logits, teacher, weights, n, cols) =>
+      table.softCrossEntropy(losses, dLogits, logits, teacher, weights, n, cols),
+    fmaLimit: (repeats) => table.fmaLimit(repeats),
     bandwidth: (bytes, repeats) => table.bandwidth(bytes, repeats),
     dispose: leavePool,
   };

@@ -4,6 +4,7 @@
  */
 import { describe, test } from 'vitest';
 import { type Kernels, KV_DTYPES, type KvDtype, type KvLayer, WEIGHT_DTYPES } from '../../src/kernels/kernels.ts';
+import { floatsOf } from '../../src/kernels/layouts.ts';
 import {
   assertSameBits,
   availableTables,
@@ -85,6 +86,104 @@ describe.each(availableTables())('$isa', (table) => {
           }
         });
       }
+    });
+  });
+});
+
+describe.each(availableTables())('$isa: gradients do not depend on threads', (table) => {
+  /** Runs on one thread, then on two and three, into copies of `before`. */
+  function sameOnThreads(
+    before: readonly Float32Array[],
+    run: (kernels: Kernels, outputs: Float32Array[]) => void,
+  ): void {
+    let want: readonly Float32Array[] | undefined;
+    for (const threads of [1, 2, 3]) {
+      withKernels(table, threads, (kernels) => {
+        const outputs = before.map((array) => array.slice());
+        run(kernels, outputs);
+        want ??= outputs;
+        for (const [i, output] of outputs.entries())
+          assertSameBits(output, want[i]!, `output ${i}, ${threads} threads`);
+      });
+    }
+  }
+
+  test('accumulateOuter, and the same in two parts', () => {
+    const random = xorshift(7);
+    const [n, rows, cols] = [300, 331, 100];
+    const [x, dy] = [randomFloats(random, n * cols), randomFloats(random, n * rows)];
+    const values = randomFloats(random, rows * cols);
+    // The reference rounds at the end of a call: only in one part is it one sum.
+    for (const part of table.isa === 'reference' ? [n] : [n, 100, 299]) {
+      sameOnThreads([new Float32Array(336 * cols)], (kernels, [out]) => {
+        const gradient = packed(kernels, 'f32', rows, cols, values);
+        kernels.accumulateOuter(gradient, dy, x, part);
+        kernels.accumulateOuter(gradient, dy.subarray(part * rows), x.subarray(part * cols), n - part);
+        const whole = packed(kernels, 'f32', rows, cols, values);
+        kernels.accumulateOuter(whole, dy, x, n);
+        assertSameBits(gradient.data, whole.data, `${part} rows, then the rest`);
+        out!.set(floatsOf(gradient));
+      });
+    }
+  });
+
+  test('scatterAddRows', () => {
+    const random = xorshift(8);
+    const [count, cols] = [100, 200];
+    const ids = Int32Array.from({ length: count }, () => randomInteger(random, 0, 7));
+    const dy = randomFloats(random, count * cols);
+    sameOnThreads([new Float32Array(16 * cols)], (kernels, [out]) => {
+      const gradient = packed(kernels, 'f32', 16, cols, new Float32Array(16 * cols));
+      kernels.scatterAddRows(gradient, ids, dy, count);
+      out!.set(floatsOf(gradient));
+    });
+  });
+
+  test('rmsNormBackward, swigluBackward and softCrossEntropy', () => {
+    const random = xorshift(9);
+    const [n, cols] = [37, 200];
+    const [x, dy, weight] = [
+      randomFloats(random, n * 2 * cols),
+      randomFloats(random, n * 2 * cols),
+      randomFloats(random, cols),
+    ];
+    const outputs = [randomFloats(random, n * cols), randomFloats(random, cols)];
+    sameOnThreads(outputs, (kernels, [dx, dWeight]) =>
+      kernels.rmsNormBackward(dx!, dWeight!, dy, x, weight, n, cols, 1e-5),
+    );
+    sameOnThreads([randomFloats(random, n * 2 * cols)], (kernels, [dx]) => kernels.swigluBackward(dx!, dy, x, n, cols));
+    sameOnThreads([new Float32Array(n), new Float32Array(n * cols)], (kernels, [losses, dLogits]) =>
+      kernels.softCrossEntropy(losses!, dLogits!, x, dy, weight, n, cols),
+    );
+  });
+
+  test('attentionBackward: sequences apart and sequences that share a slot', () => {
+    const random = xorshift(10);
+    const [heads, kvHeads, headDim] = [6, 2, 24];
+    const width = kvHeads * headDim;
+    // Twelve sequences of 20 rows, each row with a slot of its own elsewhere; those of the last four also look at one slot of the first.
+    const sequences = Array.from({ length: 12 }, (_, i) => ({ base: 32 * i, own: 384 + 20 * i }));
+    const rows: LayoutRow[] = sequences.flatMap(({ base, own }, i) =>
+      Array.from({ length: 20 }, (_, j) => ({
+        slot: 0,
+        base,
+        prefix: j,
+        extras: i < 8 ? [own + j] : [own + j, 5],
+      })),
+    );
+    const layout = layoutOf(Array.from(permutation(random, rows.length), (i) => rows[i]!));
+    const slots = 624;
+    const stored = randomFloats(random, slots * 2 * width);
+    const [qkv, dOut] = [
+      randomFloats(random, rows.length * heads * headDim),
+      randomFloats(random, rows.length * heads * headDim),
+    ];
+    const outputs = [qkv.length, slots * width, slots * width].map((length) => randomFloats(random, length));
+    sameOnThreads(outputs, (kernels, [dQkv, dKeys, dValues]) => {
+      const kv = poisonedKv('f32', kvHeads, headDim, slots);
+      kernels.storeKv(kv, stored, 2 * width, 0, width, storeLayout(Array.from({ length: slots }, (_, slot) => slot)));
+      for (let repeat = 0; repeat < 5; repeat++)
+        kernels.attentionBackward(dQkv!, dKeys!, dValues!, dOut, qkv, heads * headDim, heads, kv, layout);
     });
   });
 });

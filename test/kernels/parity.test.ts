@@ -20,11 +20,18 @@ import {
 } from '../../src/kernels/kernels.ts';
 import { createReferenceKernels } from '../../src/kernels/reference.ts';
 import {
+  attentionError,
+  attentionRows,
+  HEAD_SHAPES,
+  type HeadShape,
+  SLOTS,
+  WRITTEN_SLOTS,
+} from '../support/attention.ts';
+import {
   assertSameBits,
   assertWithin,
   bytesOf,
   emptyMatrix,
-  type LayoutRow,
   layoutOf,
   nativeTableList,
   packed,
@@ -32,26 +39,7 @@ import {
   storeLayout,
 } from '../support/kernels.ts';
 import { awkwardFloats, permutation, type Random, randomFloats, randomInteger, xorshift } from '../support/random.ts';
-
-/** An f32 rounding is off by at most this part of its result … */
-const ROUNDING = 2 ** -24;
-/** … or, where results are denormal, by half of this. */
-const SMALLEST = 2 ** -149;
-
-/**
- * How far a sum may be off whose every term passes through at most `roundings` roundings, the absolute values of its terms adding up
- * to `magnitude`: γ of Higham, Accuracy and Stability of Numerical Algorithms, section 3.1. Holds in any order of summation.
- */
-const sumError = (roundings: number, magnitude: number): number =>
-  ((roundings * ROUNDING) / (1 - roundings * ROUNDING)) * magnitude + roundings * SMALLEST;
-
-/**
- * The native e^x in ROUNDINGs, relative: Taylor remainder 2^-27; range reduction, that n·ln 2 is taken off in two parts, below 0.5;
- * Horner with two roundings a step (a table without fma) 2·(1 + r + r²/2 + …) <= 2·e^0.35 over a result of at least e^-0.35: 4.1.
- */
-const EXP_ROUNDINGS = 6;
-/** Below e^-87.3, about the smallest normal f32, it is 0. */
-const EXP_VANISHES = 1.22e-38;
+import { EXP_ROUNDINGS, EXP_VANISHES, sumError } from '../support/rounding.ts';
 
 /** Rows on both sides of the tile of 16, and 21 tiles: several chunks per thread. */
 const ROWS = [1, 15, 16, 17, 33, 331];
@@ -459,63 +447,14 @@ function rankingRows(random: Random, cols: number): { readonly x: Float32Array; 
 
 // Attention
 
-interface HeadShape {
-  readonly heads: number;
-  readonly kvHeads: number;
-  readonly headDim: number;
-}
-
-/** Groups of 1 to 8 query heads; heads on both sides of the vectors of 16 and 64. */
-const HEAD_SHAPES: readonly HeadShape[] = [
-  { heads: 1, kvHeads: 1, headDim: 2 },
-  { heads: 2, kvHeads: 2, headDim: 18 },
-  { heads: 6, kvHeads: 2, headDim: 40 },
-  { heads: 9, kvHeads: 3, headDim: 64 },
-  { heads: 7, kvHeads: 1, headDim: 80 },
-  { heads: 8, kvHeads: 1, headDim: 128 },
-];
-
-const SLOTS = 512;
-/** Sequences: where they begin, how many positions are written. All else is NaN. */
-const SEQUENCES = [
-  { base: 0, length: 100 },
-  { base: 112, length: 17 },
-  { base: 144, length: 1 },
-  { base: 496, length: 16 }, // up to the last slot
-];
-/** Tree nodes lie anywhere else. */
-const TREE_SLOTS = [120 + 16, 137, 170, 171, 172, 199, 200, 255, 256, 300, 431, 432, 433, 447, 448, 463, 479, 480, 495];
-
-/** Rows of every sequence at every prefix on both sides of a key tile, with 0 to 19 tree nodes. */
-function attentionRows(random: Random): readonly LayoutRow[] {
-  return SEQUENCES.flatMap(({ base, length }) =>
-    [0, 1, 15, 16, 17, 100]
-      .filter((prefix) => prefix <= length)
-      .flatMap((prefix) =>
-        [0, 1, 6, TREE_SLOTS.length]
-          .filter((extras) => prefix + extras > 0)
-          .map((extras) => ({
-            slot: 0,
-            base,
-            prefix,
-            extras: [...permutation(random, TREE_SLOTS.length)].slice(0, extras).map((i) => TREE_SLOTS[i]!),
-          })),
-      ),
-  );
-}
-
 function attentionParity(kernels: Kernels, dtype: KvDtype, shape: HeadShape, sharpness: number): void {
   const { heads, kvHeads, headDim } = shape;
   const random = xorshift(headDim);
   const width = kvHeads * headDim;
-  const written = [
-    ...SEQUENCES.flatMap(({ base, length }) => Array.from({ length }, (_, i) => base + i)),
-    ...TREE_SLOTS,
-  ];
-  const keysValues = randomFloats(random, written.length * (2 * width + 3));
+  const keysValues = randomFloats(random, WRITTEN_SLOTS.length * (2 * width + 3));
   const store = (each: Kernels): KvLayer => {
     const kv = poisonedKv(dtype, kvHeads, headDim, SLOTS);
-    each.storeKv(kv, keysValues, 2 * width + 3, 1, width + 2, storeLayout(written));
+    each.storeKv(kv, keysValues, 2 * width + 3, 1, width + 2, storeLayout(WRITTEN_SLOTS));
     return kv;
   };
   const [gotKv, wantKv] = [store(kernels), store(reference)];
@@ -531,16 +470,4 @@ function attentionParity(kernels: Kernels, dtype: KvDtype, shape: HeadShape, sha
   );
   const tolerance = rows.map((row) => attentionError(headDim, row.prefix + row.extras.length, sharpness));
   assertWithin(got, want, (i) => tolerance[Math.floor(i / (heads * headDim))]!, `queries up to ${sharpness}`);
-}
-
-/** Keys and values up to 1, queries up to `largest`, `count` positions. */
-function attentionError(headDim: number, count: number, largest: number): number {
-  // A score adds headDim products, absolute values up to headDim·largest in all. Taking the largest score off, 1/√headDim in f32
-  // and its product: 3 roundings of a difference of at most twice that.
-  const scores = headDim * largest;
-  const exponent = (2 * sumError(headDim, scores) + sumError(3, 2 * scores)) / Math.sqrt(headDim);
-  // An exponent's absolute error is its weight's relative one. Weights are off by that and by e^; so is their sum, and by count
-  // additions; reciprocal and product; count products added up; the reference. Values are at most 1 and weights add up to 1.
-  const weight = exponent + EXP_ROUNDINGS * ROUNDING;
-  return Math.expm1(2 * weight) + sumError(2 * count + 4, 1) + count * EXP_VANISHES;
 }
