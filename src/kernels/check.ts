@@ -307,8 +307,9 @@ function checkTopK(ids: Sized, values: Sized, x: Sized, n: number, cols: number,
 
 function checkMatrix(place: string, m: PackedMatrix, name = 'weight'): void {
   if (!WEIGHT_DTYPES.includes(m.dtype)) throw new TypeError(`${place}: unknown ${name} dtype, got ${m.dtype}`);
-  checkCount(place, `${name} rows`, m.rows, 0);
-  checkCount(place, `${name} cols`, m.cols, 1);
+  // The names are only put together for the message: this runs in the hot loop.
+  if (!isCount(m.rows, 0)) checkCount(place, `${name} rows`, m.rows, 0);
+  if (!isCount(m.cols, 1)) checkCount(place, `${name} cols`, m.cols, 1);
   const bytes = packedBytes(m.dtype, m.rows, m.cols);
   if (m.data.length < bytes) {
     fail(place, `${name} [${m.rows}, ${m.cols}] ${m.dtype} needs ${bytes} bytes, got ${m.data.length}`);
@@ -389,9 +390,11 @@ function atLeast(place: string, name: string, array: Sized, length: number): voi
 }
 
 function checkCount(place: string, name: string, value: number, least: number): void {
-  if (!(Number.isInteger(value) && value >= least && value <= LARGEST_COUNT)) {
-    fail(place, `${name} must be a whole number of at least ${least}, got ${value}`);
-  }
+  if (!isCount(value, least)) fail(place, `${name} must be a whole number of at least ${least}, got ${value}`);
+}
+
+function isCount(value: number, least: number): boolean {
+  return Number.isInteger(value) && value >= least && value <= LARGEST_COUNT;
 }
 
 /** Memory is counted in 64 bits. */
