@@ -17,7 +17,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   decode: ['draft', 'model', 'tensor', 'kernels'],
   tokenizer: [],
   checkpoint: ['model', 'tensor', 'kernels', 'draft/head-config.ts'],
-  train: ['decode', 'draft', 'model', 'tensor', 'kernels', 'checkpoint'],
+  train: ['decode', 'draft', 'model', 'tensor', 'kernels', 'checkpoint', 'tokenizer'],
   'engine.ts': ['package-info.ts', 'decode', 'draft', 'model', 'tensor', 'kernels', 'tokenizer', 'checkpoint'],
   'index.ts': ['engine.ts', 'decode', 'draft', 'model', 'tensor', 'kernels', 'tokenizer', 'checkpoint'],
   cli: [
