@@ -1,6 +1,7 @@
 /** Options and helpers that several commands share. */
 
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { resolveModel } from '../checkpoint/hub.ts';
 import { VERIFIERS, type VerifierName } from '../decode/verifier.ts';
 import { DRAFTERS, type DrafterName } from '../draft/registry.ts';
 import { parseTreeOption, type TreeOption } from '../draft/tree-option.ts';
@@ -63,7 +64,8 @@ function treeOption(text: string): TreeOption {
   }
 }
 
-export function withModelOptions(command: Command): Command {
+/** The target alone, for commands that draft nothing. */
+export function withTargetOptions(command: Command): Command {
   return command
     .option('-m, --model <reference>', 'path or built-in alias', DEFAULT_MODEL)
     .addOption(
@@ -71,8 +73,12 @@ export function withModelOptions(command: Command): Command {
         .choices(MODEL_DTYPES)
         .default('auto'),
     )
+    .option('--threads <n>', 'working threads (default: physical cores)', positiveNumber);
+}
+
+export function withModelOptions(command: Command): Command {
+  return withTargetOptions(command)
     .option('--head <directory>', 'EAGLE head (default: the one shipped for the model)')
-    .option('--threads <n>', 'working threads (default: physical cores)', positiveNumber)
     .option('-c, --context-size <n>', 'tokens of prompt and answer together', positiveNumber)
     .option('--tree-size <n>', 'nodes of the draft tree, root included (1..26): --tree static:n', positiveNumber)
     .option(
@@ -100,6 +106,12 @@ export function verifyOption(): Option {
   return new Option('--verify <how>', 'match: the text of plain decoding; multi-round: of its law only, drafts drawn')
     .choices(VERIFIERS)
     .default('match');
+}
+
+/** Fetches the model if need be, with progress; returns its path. */
+export async function fetchModel(reference: string): Promise<string> {
+  using reporter = new FetchReporter();
+  return await resolveModel(reference, { onProgress: reporter.onProgress });
 }
 
 /** Fetches the model if need be, with progress, and loads it. */

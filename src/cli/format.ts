@@ -12,6 +12,15 @@ export function formatCount(count: number): string {
   return count.toLocaleString('en-US');
 }
 
+/** `1 h 5 min`, `3 min 20 s`, `7 s`. */
+export function formatDuration(seconds: number): string {
+  if (!Number.isFinite(seconds)) return '…';
+  const whole = Math.round(seconds);
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+}
+
 /** Columns as wide as their widest cell: the first to the left, the others, numbers mostly, to the right. */
 export function formatTable(header: readonly string[], rows: readonly (readonly string[])[]): string {
   const lines = [header, ...rows];

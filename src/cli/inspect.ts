@@ -7,17 +7,16 @@ import { createReadStream, statSync } from 'node:fs';
 import type { Command } from 'commander';
 import { type Checkpoint, type CheckpointTokenizer, openCheckpoint } from '../checkpoint/checkpoint.ts';
 import { type HeadFiles, isHeadDirectory, openHeadFiles } from '../checkpoint/head.ts';
-import { resolveModel } from '../checkpoint/hub.ts';
 import { DEFAULT_MODEL, HEAD_DTYPE, shippedHead } from '../engine.ts';
 import { RequestError } from '../errors.ts';
 import { KV_DTYPES } from '../kernels/kernels.ts';
 import { MODEL_DTYPES } from '../model/weights.ts';
 import type { TensorSource } from '../tensor/source.ts';
-import { printJson } from './common.ts';
+import { fetchModel, printJson } from './common.ts';
 import { type Footprint, footprintOf } from './footprint.ts';
 import { formatBytes, formatCount, formatFields, formatTable } from './format.ts';
 import { checkFit, describeAgreement, type Fit, type MeasuredAgreement, measureHead } from './head-fit.ts';
-import { FetchReporter, ProgressBar } from './progress.ts';
+import { ProgressBar } from './progress.ts';
 
 interface Flags {
   readonly target?: string;
@@ -124,11 +123,6 @@ async function checkTarget(directory: string, reference: string, head: HeadFiles
   const fit = checkFit(target, head);
   if (!fit.fits || !flags.agreement) return { path, ...fit };
   return { path, ...fit, agreement: await measureHead(path, directory, head) };
-}
-
-async function fetchModel(reference: string): Promise<string> {
-  using reporter = new FetchReporter();
-  return await resolveModel(reference, { onProgress: reporter.onProgress });
 }
 
 async function hashFile(path: string): Promise<string> {

@@ -7,11 +7,12 @@ import { register as doctor } from './doctor.ts';
 import { register as generate } from './generate.ts';
 import { register as inspect } from './inspect.ts';
 import { register as pull } from './pull.ts';
+import { register as synthesize } from './synthesize.ts';
 import { register as trace } from './trace.ts';
 import { register as tune } from './tune.ts';
 import { register as verify } from './verify.ts';
 
-const COMMANDS = [chat, generate, trace, verify, pull, inspect, doctor, tune, bench] as const;
+const COMMANDS = [chat, generate, trace, verify, pull, inspect, doctor, tune, synthesize, bench] as const;
 
 export async function main(argv: readonly string[]): Promise<void> {
   const program = new Command('eaglet')

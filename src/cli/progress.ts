@@ -1,7 +1,7 @@
 /** Progress on stderr, so that stdout stays clean for pipes: bars on a terminal; elsewhere one line per download, and silence otherwise. */
 import { SingleBar } from 'cli-progress';
 import type { FetchProgress } from '../checkpoint/hub.ts';
-import { formatBytes } from './format.ts';
+import { formatBytes, formatDuration } from './format.ts';
 
 /** What cli-progress hands to `formatValue`. */
 type ValueKind = 'percentage' | 'total' | 'value' | 'eta' | 'duration';
@@ -27,6 +27,50 @@ export class ProgressBar implements Disposable {
 
   update(done: number): void {
     this.#bar?.update(done);
+  }
+
+  [Symbol.dispose](): void {
+    this.#bar?.stop();
+  }
+}
+
+/** Seconds between lines where stderr is not a terminal. */
+const SECONDS_PER_LINE = 60;
+
+/** Work that takes hours: what is done, tokens a second so far, time left. Where stderr is not a terminal, a line now and then. */
+export class RateBar implements Disposable {
+  readonly #label: string;
+  readonly #total: number;
+  readonly #first: number;
+  readonly #began = performance.now();
+  readonly #bar: SingleBar | undefined;
+  #lineAt = SECONDS_PER_LINE;
+
+  /** @param first items that were done before: they say nothing of how long the rest takes. */
+  constructor(label: string, total: number, first: number) {
+    this.#label = label;
+    this.#total = total;
+    this.#first = first;
+    if (!process.stderr.isTTY) return;
+    this.#bar = new SingleBar({
+      format: `${label} {bar} {percentage}% · {value} of {total} · {rate} tokens/s · {left} left`,
+      stream: process.stderr,
+      clearOnComplete: true,
+      barsize: 24,
+    });
+    this.#bar.start(total, first, { rate: '…', left: '…' });
+  }
+
+  /** @param items and @param tokens since it began. */
+  update(items: number, tokens: number): void {
+    const seconds = (performance.now() - this.#began) / 1000;
+    const rate = (tokens / seconds).toFixed(0);
+    const done = this.#first + items;
+    const left = formatDuration(((this.#total - done) * seconds) / items);
+    this.#bar?.update(done, { rate, left });
+    if (this.#bar !== undefined || seconds < this.#lineAt) return;
+    this.#lineAt += SECONDS_PER_LINE;
+    process.stderr.write(`${this.#label}: ${done} of ${this.#total}, ${rate} tokens/s, ${left} left\n`);
   }
 
   [Symbol.dispose](): void {

@@ -1,5 +1,6 @@
 /** Prompts from a JSONL file: one `{id, task, turns | prompt | messages}` a line. */
 import { readFileSync } from 'node:fs';
+import { basename } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
 import { RequestError } from '../errors.ts';
@@ -26,12 +27,21 @@ export interface PromptEntry {
   readonly followUps: readonly string[];
 }
 
-export function readPrompts(path: string, limit = Number.POSITIVE_INFINITY): PromptEntry[] {
+/** @param idPrefix of ids that are made of line numbers, where a line has none. */
+export function readPrompts(path: string, limit = Number.POSITIVE_INFINITY, idPrefix = ''): PromptEntry[] {
   const entries = readText(path)
     .split('\n')
-    .flatMap((text, index) => (text.trim() === '' ? [] : [readEntry(text, `${path}:${index + 1}`, index + 1)]));
+    .flatMap((text, index) =>
+      text.trim() === '' ? [] : [readEntry(text, `${path}:${index + 1}`, `${idPrefix}${index + 1}`)],
+    );
   if (entries.length === 0) throw new RequestError(path, 'has no prompts');
   return entries.length <= limit ? entries : takeFromEachTask(entries, limit);
+}
+
+/** Of several files; lines without an id get one that names their file. */
+export function readPromptFiles(paths: readonly string[]): PromptEntry[] {
+  if (paths.length === 1) return readPrompts(paths[0]!);
+  return paths.flatMap((path) => readPrompts(path, Number.POSITIVE_INFINITY, `${basename(path)}:`));
 }
 
 function readText(path: string): string {
@@ -42,7 +52,7 @@ function readText(path: string): string {
   }
 }
 
-function readEntry(text: string, where: string, lineNumber: number): PromptEntry {
+function readEntry(text: string, where: string, defaultId: string): PromptEntry {
   let json: unknown;
   try {
     json = JSON.parse(text);
@@ -56,7 +66,7 @@ function readEntry(text: string, where: string, lineNumber: number): PromptEntry
   if (given !== 1) throw new RequestError(where, `needs one of turns, prompt and messages, got ${given} of them`);
   const [first, ...followUps] = turns ?? (prompt === undefined ? [] : [prompt]);
   return {
-    id: String(id ?? lineNumber),
+    id: String(id ?? defaultId),
     task: task ?? 'all',
     messages: messages ?? [{ role: 'user', content: first! }],
     followUps,

@@ -91,6 +91,14 @@ export class ChatTemplate {
     return Int32Array.from(tokenizer.encodeParts(restored));
   }
 
+  /** What a text that begins with a turn of `role` begins with, up to the turn's content: a system message, perhaps, and the turn's opening. */
+  encodeOpening(tokenizer: Tokenizer, role: string): number[] {
+    const [a, b] = ['a', 'b'].map((content) => this.render([{ role, content }], { addGenerationPrompt: false }));
+    let length = 0;
+    while (length < a!.length && a![length] === b![length]) length++;
+    return tokenizer.encodeParts(tokenizer.splitControls(a!.slice(0, length)));
+  }
+
   #render(messages: readonly ChatMessage[], { addGenerationPrompt }: RenderOptions): string {
     try {
       return runTemplate(this.#program, {

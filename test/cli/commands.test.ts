@@ -21,7 +21,7 @@ describe('the command line', () => {
     const [version, help] = await Promise.all([eaglet(['--version']), eaglet(['--help'])]);
     const { version: expected } = json(readFileSync(join(ROOT, 'package.json'), 'utf8')) as { version: string };
     expect(version).toMatchObject({ code: 0, stdout: `${expected}\n` });
-    for (const name of ['chat', 'generate', 'verify', 'pull', 'inspect', 'doctor', 'tune', 'bench'])
+    for (const name of ['chat', 'generate', 'verify', 'pull', 'inspect', 'doctor', 'tune', 'synthesize', 'bench'])
       expect(help.stdout).toContain(`  ${name}`);
   });
 

@@ -1,0 +1,74 @@
+/** What writing many conversations in one batch brings over writing them one after another. */
+import type { Command } from 'commander';
+import { Known, Synthesis, type SynthesisPrompt } from '../train/synthesize.ts';
+import { openEngine, positiveNumber, printJson } from './common.ts';
+import { ProgressBar } from './progress.ts';
+import { DEFAULT_PROMPTS, type PromptEntry, readPromptFiles } from './prompts.ts';
+import { median } from './statistics.ts';
+import { LaneRates, SynthesisCaches, type SynthesisFlags, synthesisModel, withSynthesisOptions } from './synthesis.ts';
+
+interface Flags extends SynthesisFlags {
+  readonly repeats: number;
+  readonly seconds: number;
+  readonly json?: boolean;
+}
+
+/** At first all of the batch reads prompts and nothing is drawn. */
+const WARM_UP = 2;
+
+export function register(bench: Command): void {
+  withSynthesisOptions(bench.command('synthesize').description('conversations in one batch against one at a time'))
+    .option('--prompts <files...>', 'JSONL of {id, prompt | turns | messages} (default: those that come with eaglet)')
+    .option('--repeats <n>', 'stretches of time; the median counts', positiveNumber, 7)
+    .option(
+      '--seconds <n>',
+      'of a stretch, half of it for the batch and half for single conversations',
+      positiveNumber,
+      6,
+    )
+    .option('--json', 'one JSON line')
+    .action(benchSynthesize);
+}
+
+async function benchSynthesize(flags: Flags): Promise<void> {
+  const prompts = readPromptFiles(flags.prompts ?? [DEFAULT_PROMPTS]);
+  using engine = await openEngine(flags);
+  const model = synthesisModel(engine);
+  using caches = new SynthesisCaches(model, flags);
+  const synthesis = new Synthesis(model, { kind: 'answer', prompts: endless(prompts) }, flags, new Known());
+  const stretches: LaneRates[] = [];
+  let stretch = new LaneRates();
+  let spent = 0;
+  using bar = new ProgressBar('measuring', flags.repeats + WARM_UP);
+  for (const step of synthesis.run(caches, 0.5)) {
+    stretch.add(step);
+    spent += step.ms;
+    if (spent < flags.seconds * 1000) continue;
+    stretches.push(stretch);
+    bar.update(stretches.length);
+    if (stretches.length === flags.repeats + WARM_UP) break;
+    stretch = new LaneRates();
+    spent = 0;
+  }
+  const measured = stretches.slice(WARM_UP);
+  const ratios = measured.map(({ ratio }) => ratio);
+  const { dtype, batch, prefillRows, maxTokens } = flags;
+  const { isa, threads } = engine.kernels;
+  const tokensPerSecond = {
+    batch: median(measured.map((rates) => rates.tokensPerSecond('batch'))),
+    alone: median(measured.map((rates) => rates.tokensPerSecond('alone'))),
+  };
+  const ratio = { median: median(ratios), least: Math.min(...ratios), most: Math.max(...ratios) };
+  if (flags.json) return printJson({ dtype, isa, threads, batch, prefillRows, maxTokens, tokensPerSecond, ratio });
+  process.stdout.write(
+    `${dtype} · ${isa} · ${threads} threads · answers of at most ${maxTokens} tokens, reading of prompts included\n` +
+      `one conversation at a time  ${tokensPerSecond.alone.toFixed(0)} tokens/s\n` +
+      `${batch} in one batch${' '.repeat(14 - String(batch).length)}  ${tokensPerSecond.batch.toFixed(0)} tokens/s, ` +
+      `${ratio.median.toFixed(2)}x (${ratio.least.toFixed(2)} to ${ratio.most.toFixed(2)} in ${measured.length} stretches)\n`,
+  );
+}
+
+/** The same prompts again and again, each time another conversation. */
+function* endless(prompts: readonly PromptEntry[]): Generator<SynthesisPrompt, void, void> {
+  for (let round = 1; ; round++) for (const prompt of prompts) yield { ...prompt, id: `${prompt.id}/${round}` };
+}

@@ -1,0 +1,211 @@
+/** Training text: the model answers prompts, or invents them too, many at a time. */
+import { createHash } from 'node:crypto';
+import { createReadStream, readdirSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import type { Command } from 'commander';
+import { ConversationFile, type SynthesisSettings } from '../train/conversation-file.ts';
+import { readConversations } from '../train/conversations.ts';
+import {
+  Known,
+  type Lane,
+  openPrompts,
+  promptText,
+  Synthesis,
+  type SynthesisCounts,
+  type SynthesisTask,
+} from '../train/synthesize.ts';
+import { fetchModel, openEngine, positiveNumber, printJson } from './common.ts';
+import { formatCount, formatDuration, formatFields } from './format.ts';
+import { RateBar } from './progress.ts';
+import { readPromptFiles } from './prompts.ts';
+import { LaneRates, SynthesisCaches, type SynthesisFlags, synthesisModel, withSynthesisOptions } from './synthesis.ts';
+
+interface Flags extends SynthesisFlags {
+  readonly out: string;
+  readonly exclude?: readonly string[];
+  readonly count?: number;
+  readonly json?: boolean;
+}
+
+/** Where a head is to be trained without any prompts at hand. */
+const INVENTED_COUNT = 2000;
+/** Of the time: it tells what the batch brings, and costs a little less than that of its speed. */
+const ALONE_SHARE = 0.02;
+
+export function register(program: Command): void {
+  withSynthesisOptions(
+    program
+      .command('synthesize')
+      .description('let the model write the text that its head is trained on')
+      .requiredOption('-o, --out <file>', 'JSONL of conversations; where it exists, the same command goes on with it')
+      .option('--prompts <files...>', 'JSONL of {id, prompt | turns | messages} (default: the model invents them)')
+      .option('--exclude <files...>', 'JSONL of prompts or conversations: what they ask is not asked')
+      .option(
+        '--count <n>',
+        `conversations in all (default: all prompts, or ${INVENTED_COUNT} invented)`,
+        positiveNumber,
+      ),
+  )
+    .option('--json', 'the summary as one JSON line')
+    .action(synthesize);
+}
+
+async function synthesize(flags: Flags): Promise<void> {
+  const prompts = flags.prompts && readPromptFiles(flags.prompts);
+  const known = new Known();
+  for (const path of flags.exclude ?? []) excludeFrom(path, known);
+  const settings = settingsOf(flags, await hashModel(await fetchModel(flags.model)));
+  using engine = await openEngine(flags);
+  const model = synthesisModel(engine);
+  using caches = new SynthesisCaches(model, flags);
+  using file = new ConversationFile(flags.out, settings, ({ id, messages }) => known.add(id, promptText(messages)));
+  if (file.cutBytes > 0)
+    process.stderr.write(`eaglet: ${file.path}: its last line was half written, ${file.cutBytes} bytes: cut off\n`);
+  const already = known.size;
+  const open = prompts && openPrompts(prompts, known, flags);
+  const total = open === undefined ? (flags.count ?? INVENTED_COUNT) : already + open.prompts.length;
+  const task: SynthesisTask =
+    open === undefined ? { kind: 'invent', count: total } : { kind: 'answer', prompts: open.prompts };
+  const synthesis = new Synthesis(model, task, flags, known);
+  const written = await write(synthesis, caches, file, new RateBar('conversations', total, already));
+  const summary = {
+    out: file.path,
+    ...synthesis.counts,
+    duplicates: synthesis.counts.duplicates + (open?.duplicates ?? 0),
+    inFile: already + synthesis.counts.conversations,
+    batch: flags.batch,
+    ...written,
+  };
+  if (flags.json) printJson(summary);
+  else process.stdout.write(describe(summary, flags));
+  if (written.complete) return;
+  process.stderr.write('eaglet: stopped: the same command goes on from here\n');
+  process.exitCode = 130; // as a shell tells of Ctrl-C
+}
+
+interface Written {
+  readonly promptTokens: number;
+  readonly newTokens: number;
+  /** Tokens of invented prompts and of conversations that were left out or broken off, too. */
+  readonly drawnTokens: number;
+  readonly forwards: number;
+  readonly seconds: number;
+  readonly tokensPerSecond: number;
+  readonly laneTokensPerSecond: { readonly [L in Lane]: number };
+  /** The batch's over one conversation's alone; NaN where none was drawn. */
+  readonly ratio: number;
+  /** False where it was interrupted. */
+  readonly complete: boolean;
+}
+
+async function write(
+  synthesis: Synthesis,
+  caches: SynthesisCaches,
+  file: ConversationFile,
+  progress: RateBar,
+): Promise<Written> {
+  using bar = progress;
+  using interruption = new Interruption();
+  const rates = new LaneRates();
+  const sums = { promptTokens: 0, newTokens: 0, drawnTokens: 0, forwards: 0 };
+  const began = performance.now();
+  for (const step of synthesis.run(caches, ALONE_SHARE)) {
+    for (const conversation of step.conversations) {
+      file.append(conversation);
+      sums.promptTokens += conversation.promptTokens;
+      sums.newTokens += conversation.newTokens;
+    }
+    rates.add(step);
+    sums.drawnTokens += step.drawn;
+    sums.forwards++;
+    bar.update(synthesis.counts.conversations, sums.drawnTokens);
+    await nextTurn(); // a signal comes between two steps
+    if (interruption.asked) break;
+  }
+  const seconds = (performance.now() - began) / 1000;
+  return {
+    ...sums,
+    seconds,
+    tokensPerSecond: sums.drawnTokens / seconds,
+    laneTokensPerSecond: { batch: rates.tokensPerSecond('batch'), alone: rates.tokensPerSecond('alone') },
+    ratio: rates.ratio,
+    complete: !interruption.asked,
+  };
+}
+
+interface Summary extends SynthesisCounts, Written {
+  readonly out: string;
+  readonly inFile: number;
+}
+
+function describe(summary: Summary, { batch, maxPromptTokens }: Flags): string {
+  const { out, inFile, newTokens, seconds, tokensPerSecond, laneTokensPerSecond, ratio, ...counts } = summary;
+  const leftOut = [
+    [counts.duplicates, 'asked before'],
+    [counts.tooLong, `longer than ${maxPromptTokens} tokens`],
+    [counts.refused, 'not taken by the chat template'],
+    [counts.empty, 'without an answer'],
+    [counts.unfinishedPrompts, 'invented without an end'],
+  ] as const;
+  const reasons = leftOut.filter(([count]) => count > 0).map(([count, why]) => `${formatCount(count)} ${why}`);
+  return formatFields([
+    ['written', `${formatCount(counts.conversations)} conversations, ${formatCount(newTokens)} tokens of answers`],
+    ['in all', `${formatCount(inFile)} in ${out}`],
+    ['left out', reasons.length === 0 ? 'nothing' : reasons.join(', ')],
+    ['time', `${formatDuration(seconds)}, ${tokensPerSecond.toFixed(0)} tokens/s`],
+    ...(Number.isFinite(ratio)
+      ? [
+          [
+            'batching',
+            `${batch} at a time: ${ratio.toFixed(2)}x the ${laneTokensPerSecond.alone.toFixed(0)} tokens/s of one alone`,
+          ] as const,
+        ]
+      : []),
+  ]);
+}
+
+function excludeFrom(path: string, known: Known): void {
+  for (const conversation of readConversations(path))
+    known.add(undefined, conversation.kind === 'text' ? conversation.text : promptText(conversation.messages));
+}
+
+/** Ctrl-C, or a polite kill, ends the run between two steps; a second one ends it at once. */
+class Interruption implements Disposable {
+  asked = false;
+  readonly #ask = (): void => {
+    this.asked = true;
+  };
+
+  constructor() {
+    for (const signal of SIGNALS) process.once(signal, this.#ask);
+  }
+
+  [Symbol.dispose](): void {
+    for (const signal of SIGNALS) process.off(signal, this.#ask);
+  }
+}
+
+const SIGNALS = ['SIGINT', 'SIGTERM'] as const;
+
+/** What the text depends on; not the batch, nor the machine's threads. */
+function settingsOf(flags: Flags, modelSha256: string): SynthesisSettings {
+  const { dtype, seed, temperatures, maxTokens, maxPromptTokens } = flags;
+  const prompts = flags.prompts === undefined ? 'invented' : 'given';
+  return { modelSha256, dtype, prompts, seed, temperatures, maxTokens, maxPromptTokens };
+}
+
+/** Of a file its hash, of a directory that of its files. */
+async function hashModel(path: string): Promise<string> {
+  const files = statSync(path).isDirectory()
+    ? readdirSync(path)
+        .sort()
+        .map((name) => join(path, name))
+    : [path];
+  const hash = createHash('sha256');
+  for (const file of files.filter((file) => statSync(file).isFile())) {
+    for await (const piece of createReadStream(file, { highWaterMark: 2 ** 20 }) as AsyncIterable<Uint8Array>)
+      hash.update(piece);
+  }
+  return hash.digest('hex');
+}

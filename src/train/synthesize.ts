@@ -1,0 +1,335 @@
+/**
+ * Training text that the target writes itself: it answers prompts, many at a time in one batch, at a temperature of its own for each
+ * conversation; and where there are no prompts it writes them too, continuing its chat template's opening of a user's turn.
+ *
+ * What a conversation says depends on its id, its prompt and the options, not on the others that are written beside it.
+ */
+import { createHash } from 'node:crypto';
+import { type Continuation, type Continued, continueBatch } from '../decode/batch.ts';
+import { RequestError } from '../errors.ts';
+import type { KvCache } from '../model/kv-cache.ts';
+import type { TargetModel } from '../model/target.ts';
+import type { ChatMessage, ChatTemplate } from '../tokenizer/chat-template.ts';
+import type { Tokenizer } from '../tokenizer/tokenizer.ts';
+
+export interface SynthesisModel {
+  readonly target: TargetModel;
+  readonly tokenizer: Tokenizer;
+  readonly template: ChatTemplate;
+}
+
+export interface SynthesisPrompt {
+  readonly id: string;
+  /** Up to the first answer. */
+  readonly messages: readonly ChatMessage[];
+  /** What the user says after each answer. */
+  readonly followUps: readonly string[];
+}
+
+/** What is to be written. */
+export type SynthesisTask =
+  | { readonly kind: 'answer'; readonly prompts: Iterable<SynthesisPrompt> }
+  /** Conversations that begin with a prompt of the model's own. */
+  | { readonly kind: 'invent'; readonly count: number };
+
+export interface SynthesisOptions {
+  /** 32 bits. */
+  readonly seed: number;
+  /** Each conversation has one of them. */
+  readonly temperatures: readonly number[];
+  /** New tokens of an answer at most. */
+  readonly maxTokens: number;
+  /** Tokens of a prompt at most, the conversation before it included; longer ones are left out. */
+  readonly maxPromptTokens: number;
+  /** Rows of prompts that a forward takes beside the rows that draw. */
+  readonly prefillRows: number;
+}
+
+/** One line of the output. */
+export interface SynthesizedConversation {
+  readonly id: string;
+  readonly messages: readonly ChatMessage[];
+  readonly temperature: number;
+  /** The last answer ended by itself; an answer that did not is the last of its conversation. */
+  readonly finished: boolean;
+  /** Tokens that the model was given, the chat template's included. */
+  readonly promptTokens: number;
+  /** Tokens that it drew for the answers, end tokens included. */
+  readonly newTokens: number;
+}
+
+export interface SynthesisCounts {
+  conversations: number;
+  /** Prompts longer than `maxPromptTokens`. */
+  tooLong: number;
+  /** Prompts that the chat template does not take. */
+  refused: number;
+  /** Prompts that are there already, but for case and white space. */
+  duplicates: number;
+  /** Conversations whose answer held no text. */
+  empty: number;
+  /** Invented prompts that did not come to an end, or held no text. */
+  unfinishedPrompts: number;
+}
+
+/** Conversations that exist: they are not written again, nor are others that ask the same. */
+export class Known {
+  readonly #ids = new Set<string>();
+  readonly #prompts = new Set<string>();
+
+  /** Conversations with an id. */
+  get size(): number {
+    return this.#ids.size;
+  }
+
+  has(id: string): boolean {
+    return this.#ids.has(id);
+  }
+
+  asks(prompt: string): boolean {
+    return this.#prompts.has(folded(prompt));
+  }
+
+  add(id: string | undefined, prompt: string): void {
+    if (id !== undefined) this.#ids.add(id);
+    this.#prompts.add(folded(prompt));
+  }
+}
+
+const folded = (text: string): string => text.toLowerCase().replace(/\s+/gu, ' ').trim();
+
+/** All that is said to the model in a conversation. */
+export function promptText(messages: readonly ChatMessage[], followUps: readonly string[] = []): string {
+  const said = messages.filter(({ role }) => role !== 'assistant').map(({ content }) => content);
+  return [...said, ...followUps].join('\n');
+}
+
+const invented = (index: number): string => `invented/${index}`;
+
+/** A conversation that is being written. */
+interface Draft {
+  readonly id: string;
+  readonly messages: readonly ChatMessage[];
+  readonly followUps: readonly string[];
+  /** Tokens of the answers so far. */
+  readonly newTokens: number;
+}
+
+interface Request extends Continuation {
+  readonly draft: Draft;
+  readonly writes: 'prompt' | 'answer';
+}
+
+/** Prompts are invented so; colder, they are all alike. */
+const INVENTION_TEMPERATURE = 1;
+
+/** Conversations are written in a batch, and some alone: what batching brings is told from the same run. */
+export const LANES = ['batch', 'alone'] as const;
+export type Lane = (typeof LANES)[number];
+
+export interface SynthesisStep {
+  readonly lane: Lane;
+  /** Milliseconds that it took. */
+  readonly ms: number;
+  readonly conversations: readonly SynthesizedConversation[];
+  /** Rows that computed prompts. */
+  readonly prefilled: number;
+  /** Tokens drawn. */
+  readonly drawn: number;
+}
+
+export class Synthesis {
+  readonly counts: SynthesisCounts = {
+    conversations: 0,
+    tooLong: 0,
+    refused: 0,
+    duplicates: 0,
+    empty: 0,
+    unfinishedPrompts: 0,
+  };
+  readonly #model: SynthesisModel;
+  readonly #options: SynthesisOptions;
+  readonly #known: Known;
+  readonly #begin: () => Request | undefined;
+  /** What goes on with conversations that have begun. */
+  readonly #waiting: Request[] = [];
+  /** Conversations that have begun and not ended. */
+  #open = 0;
+
+  /** @param known gets the conversations of this synthesis, too. */
+  constructor(model: SynthesisModel, task: SynthesisTask, options: SynthesisOptions, known: Known) {
+    this.#model = model;
+    this.#options = options;
+    this.#known = known;
+    this.#begin = task.kind === 'answer' ? this.#answers(task.prompts) : this.#inventions(task.count);
+  }
+
+  /**
+   * Writes until everything is written; each forward is a step.
+   * @param caches with one sequence for each conversation of the lane. @param aloneShare of the time that is spent on conversations alone.
+   */
+  *run(caches: { readonly [L in Lane]: KvCache }, aloneShare: number): Generator<SynthesisStep, void, void> {
+    const [batch, alone] = LANES.map((lane) => ({ lane, steps: this.#steps(caches[lane]), ms: 0, done: false }));
+    while (!batch!.done || !alone!.done) {
+      const turn = alone!.ms <= aloneShare * (alone!.ms + batch!.ms) ? alone! : batch!;
+      const taken = !turn.done ? turn : turn === alone ? batch! : alone!;
+      const began = performance.now();
+      const step = taken.steps.next();
+      const ms = performance.now() - began;
+      taken.ms += ms;
+      if (step.done) taken.done = true;
+      else yield { lane: taken.lane, ms, ...step.value };
+    }
+  }
+
+  *#steps(cache: KvCache): Generator<Omit<SynthesisStep, 'lane' | 'ms'>, void, void> {
+    const { target, tokenizer } = this.#model;
+    const next = (): Request | undefined => this.#waiting.shift() ?? this.#begin();
+    const steps = continueBatch(target, cache, next, {
+      endTokens: tokenizer.endTokens,
+      prefillRows: this.#options.prefillRows,
+    });
+    for (const { ended, prefilled, drawn } of steps)
+      yield { conversations: ended.flatMap((text) => this.#proceed(text) ?? []), prefilled, drawn };
+  }
+
+  #answers(prompts: Iterable<SynthesisPrompt>): () => Request | undefined {
+    const left = prompts[Symbol.iterator]();
+    return () => {
+      for (let next = left.next(); !next.done; next = left.next()) {
+        const { id, messages, followUps } = next.value;
+        const request = this.#answer({ id, messages, followUps, newTokens: 0 });
+        if (request !== undefined) return this.#opened(request);
+      }
+      return undefined;
+    };
+  }
+
+  #inventions(count: number): () => Request | undefined {
+    const { tokenizer, template } = this.#model;
+    const { seed, maxTokens } = this.#options;
+    const promptIds = template.encodeOpening(tokenizer, 'user');
+    let index = 0;
+    const already = this.#known.size;
+    return () => {
+      if (already + this.counts.conversations + this.#open >= count) return undefined;
+      while (this.#known.has(invented(index))) index++;
+      const id = invented(index++);
+      const draft = { id, messages: [], followUps: [], newTokens: 0 };
+      const drawn = drawFor(seed, `${id} prompt`);
+      const temperature = INVENTION_TEMPERATURE;
+      return this.#opened({ draft, writes: 'prompt', promptIds, maxTokens, temperature, seed: drawn.seed });
+    };
+  }
+
+  #opened(request: Request): Request {
+    this.#open++;
+    return request;
+  }
+
+  /** The conversation if the text completes it; else what comes next waits for a place. */
+  #proceed({ request, newIds, finished }: Continued<Request>): SynthesizedConversation | undefined {
+    const text = this.#model.tokenizer.decode(newIds);
+    const next =
+      request.writes === 'prompt'
+        ? this.#afterPrompt(request.draft, text, finished)
+        : this.#afterAnswer(request, text, newIds.length, finished);
+    if (next !== undefined && 'writes' in next) {
+      this.#waiting.push(next);
+      return undefined;
+    }
+    this.#open--;
+    if (next === undefined) return undefined;
+    this.counts.conversations++;
+    this.#known.add(next.id, promptText(next.messages));
+    return next;
+  }
+
+  #afterPrompt(draft: Draft, text: string, finished: boolean): Request | undefined {
+    const content = text.trim();
+    if (!finished || content === '') this.counts.unfinishedPrompts++;
+    else if (this.#known.asks(content)) this.counts.duplicates++;
+    else {
+      this.#known.add(undefined, content); // another one in the batch may be about to ask the same
+      return this.#answer({ ...draft, messages: [{ role: 'user', content }] });
+    }
+    return undefined;
+  }
+
+  #afterAnswer(
+    { draft, promptIds, temperature }: Request,
+    text: string,
+    count: number,
+    finished: boolean,
+  ): Request | SynthesizedConversation | undefined {
+    if (text.trim() === '') {
+      this.counts.empty++;
+      return undefined;
+    }
+    const { id } = draft;
+    const messages = [...draft.messages, { role: 'assistant', content: text }];
+    const newTokens = draft.newTokens + count;
+    const [followUp, ...followUps] = draft.followUps;
+    if (finished && followUp !== undefined) {
+      const asked = [...messages, { role: 'user', content: followUp }];
+      const next = this.#answer({ id, messages: asked, followUps, newTokens });
+      if (next !== undefined) return next;
+    }
+    const promptTokens = promptIds.length - draft.newTokens;
+    return { id, messages, temperature: temperature!, finished, promptTokens, newTokens };
+  }
+
+  /** Has the last message answered; undefined where the prompt cannot be. */
+  #answer(draft: Draft): Request | undefined {
+    const { tokenizer, template } = this.#model;
+    const { seed, temperatures, maxTokens, maxPromptTokens } = this.#options;
+    let promptIds: number[];
+    try {
+      promptIds = [...template.encode(tokenizer, draft.messages, { addGenerationPrompt: true })];
+    } catch (error) {
+      if (!(error instanceof RequestError)) throw error;
+      this.counts.refused++;
+      return undefined;
+    }
+    if (promptIds.length > maxPromptTokens) {
+      this.counts.tooLong++;
+      return undefined;
+    }
+    const drawn = drawFor(seed, draft.id);
+    const temperature = temperatures[drawn.choice % temperatures.length]!;
+    return { draft, writes: 'answer', promptIds, maxTokens, temperature, seed: drawn.seed };
+  }
+}
+
+/**
+ * The prompts that are still to be answered, in an order drawn from the seed, so that the first of them are a fair mixture of all.
+ * @param count of all prompts, answered ones included; the first so many in that order.
+ */
+export function openPrompts(
+  prompts: readonly SynthesisPrompt[],
+  known: Known,
+  options: { readonly seed: number; readonly count?: number },
+): { readonly prompts: readonly SynthesisPrompt[]; readonly answered: number; readonly duplicates: number } {
+  const asked = new Known();
+  let duplicates = 0;
+  let answered = 0;
+  const open: { readonly prompt: SynthesisPrompt; readonly rank: number }[] = [];
+  for (const prompt of prompts) {
+    if (asked.has(prompt.id)) throw new RequestError('prompts', `ids must be distinct, got "${prompt.id}" again`);
+    const text = promptText(prompt.messages, prompt.followUps);
+    const answeredBefore = known.has(prompt.id);
+    if (!answeredBefore && (asked.asks(text) || known.asks(text))) duplicates++;
+    else open.push({ prompt, rank: drawFor(options.seed, prompt.id).rank });
+    asked.add(prompt.id, text);
+  }
+  const order = open.sort((a, b) => a.rank - b.rank).slice(0, options.count);
+  const left = order.filter(({ prompt }) => !known.has(prompt.id)).map(({ prompt }) => prompt);
+  answered = order.length - left.length;
+  return { prompts: left, answered, duplicates };
+}
+
+/** Numbers that stay with an id: whatever else is written, in whatever order. */
+function drawFor(seed: number, id: string): { readonly seed: number; readonly choice: number; readonly rank: number } {
+  const digest = createHash('sha256').update(`${seed}\n${id}`).digest();
+  return { seed: digest.readUInt32LE(0), choice: digest.readUInt32LE(4), rank: digest.readUIntLE(8, 6) };
+}
