@@ -41,8 +41,8 @@ interface StoredText {
 }
 
 export class FeatureStore implements Disposable {
+  readonly directory: string;
   readonly #settings: FeatureSettings;
-  readonly #directory: string;
   readonly #texts: StoredText[] = [];
   readonly #featuresFd: number;
   readonly #textsFd: number;
@@ -51,7 +51,7 @@ export class FeatureStore implements Disposable {
 
   /** Opens the directory's store, or begins one. @throws RequestError where it was made with other settings, or is no store. */
   constructor(directory: string, settings: FeatureSettings) {
-    this.#directory = directory;
+    this.directory = directory;
     this.#settings = settings;
     this.#textsFd = openSync(join(directory, 'texts.jsonl'), 'a+');
     this.#featuresFd = openSync(join(directory, 'features.f16'), constants.O_RDWR | constants.O_CREAT);
@@ -148,7 +148,7 @@ export class FeatureStore implements Disposable {
         done += writeSync(fd, bytes, done, bytes.length - done, position === undefined ? null : position + done);
     } catch (cause) {
       throw new RequestError(
-        this.#directory,
+        this.directory,
         `must be writable, got ${cause instanceof Error ? cause.message : cause}`,
         { cause },
       );
@@ -161,7 +161,7 @@ export class FeatureStore implements Disposable {
   }
 
   #file(name: string): string {
-    return join(this.#directory, name);
+    return join(this.directory, name);
   }
 
   [Symbol.dispose](): void {

@@ -43,8 +43,8 @@ export const EAGLE_LOSS_WEIGHTS: LossWeights = { regression: 1, classification: 
 
 /** The authors' guard against an empty mask. */
 const EPSILON = 1e-5;
-/** Rows whose logits are in memory at once: with 12,288 tokens 12 MB twice, within a server's last-level cache. */
-const CHUNK = 256;
+/** Rows whose logits are in memory at once: with 12,288 tokens 6 MB twice, within a last-level cache. */
+const CHUNK = 128;
 
 export class EagleLoss {
   readonly #kernels: Kernels;
@@ -70,76 +70,129 @@ export class EagleLoss {
   }
 
   /**
-   * The steps' losses; fills the predictions' gradients with those of Σ weight · (regression + classification).
+   * The steps' losses; fills the predictions' gradients with those of Σ weight · (regression + classification). What the LM head makes of a
+   * true feature is computed once for all steps.
    * @param truth [m, d] the target's own features.
    */
   compute(predictions: readonly Prediction[], truth: Tensor): StepLoss[] {
-    return predictions.map((prediction) => this.#step(prediction, truth));
-  }
-
-  #step(prediction: Prediction, truth: Tensor): StepLoss {
-    const rows = countingRows(prediction.mask);
-    const each = 1 / (rows.length + EPSILON);
-    const sums = { regression: 0, classification: 0, agreement: 0 };
-    for (let first = 0; first < rows.length; first += CHUNK)
-      this.#chunk(prediction, truth, rows.subarray(first, first + CHUNK), each, sums);
-    return {
-      regression: sums.regression * each,
-      classification: sums.classification * each,
-      rows: rows.length,
-      agreement: sums.agreement * each,
-    };
-  }
-
-  #chunk(
-    { features, gradient, targets, weight }: Prediction,
-    truth: Tensor,
-    rows: Int32Array,
-    each: number,
-    sums: { regression: number; classification: number; agreement: number },
-  ): void {
-    const { regression, classification } = this.#weights;
-    const kernels = this.#kernels;
-    const n = rows.length;
-    const d = truth.cols;
-    const vocabulary = this.#lmHead.rows;
-    const truths = this.#truth.reshape(n, d);
-    const guesses = this.#guess.reshape(n, d);
-    for (let i = 0; i < n; i++) {
-      truths.data.set(truth.row(targets[rows[i]!]!), i * d);
-      guesses.data.set(features.row(rows[i]!), i * d);
+    const sums = predictions.map((prediction) => new Sums(prediction, truth.rows));
+    const wanted = Int32Array.from({ length: truth.rows }, (_, row) => row).filter((row) =>
+      sums.some(({ rowOf }) => rowOf[row] !== NO_ROW),
+    );
+    for (let first = 0; first < wanted.length; first += CHUNK) {
+      const rows = wanted.subarray(first, first + CHUNK);
+      const truths = gatherRows(this.#truth, truth, rows);
+      const teacher = this.#apply(this.#teacher, truths);
+      this.#kernels.argmax(this.#teachersBest, teacher.data, rows.length, teacher.cols);
+      for (const sum of sums) this.#step(sum, rows, truths, teacher);
     }
-    const teacher = this.#teacher.reshape(n, vocabulary);
-    const logits = this.#logits.reshape(n, vocabulary);
-    kernels.matmul(teacher.data, truths.data, this.#lmHead, n, null);
-    kernels.matmul(logits.data, guesses.data, this.#lmHead, n, null);
-    kernels.argmax(this.#best, logits.data, n, vocabulary);
-    kernels.argmax(this.#teachersBest, teacher.data, n, vocabulary);
-    for (let i = 0; i < n; i++) if (this.#best[i] === this.#teachersBest[i]) sums.agreement++;
-    this.#rowWeights.fill(classification * weight * each, 0, n);
-    kernels.softCrossEntropy(this.#losses, logits.data, logits.data, teacher.data, this.#rowWeights, n, vocabulary);
-    for (let i = 0; i < n; i++) sums.classification += this.#losses[i]!;
+    return sums.map((sum) => sum.mean());
+  }
+
+  /** One step's share of a chunk. Rows that it does not predict, the first few of a text, are computed with weight 0. */
+  #step(sums: Sums, truthRows: Int32Array, truths: Tensor, teacher: Tensor): void {
+    const kernels = this.#kernels;
+    const { prediction, each, rowOf } = sums;
+    const { gradient, weight } = prediction;
+    const n = truthRows.length;
+    const d = truths.cols;
+    const own = truthRows.map((row) => rowOf[row]!);
+    const guesses = gatherRows(this.#guess, prediction.features, own);
+    const logits = this.#apply(this.#logits, guesses);
+    kernels.argmax(this.#best, logits.data, n, logits.cols);
+    const classification = this.#weights.classification * weight * each;
+    for (let i = 0; i < n; i++) this.#rowWeights[i] = own[i] === NO_ROW ? 0 : classification;
+    kernels.softCrossEntropy(this.#losses, logits.data, logits.data, teacher.data, this.#rowWeights, n, logits.cols);
 
     const toFeatures = this.#gradient.reshape(n, d);
-    sums.regression +=
-      smoothL1(toFeatures.data, guesses.data, truths.data, n * d, (regression * weight * each) / d) / d;
+    const scale = (this.#weights.regression * weight * each) / d;
+    for (let i = 0; i < n; i++) {
+      const first = i * d;
+      if (own[i] === NO_ROW) {
+        toFeatures.data.fill(0, first, first + d);
+        continue;
+      }
+      if (this.#best[i] === this.#teachersBest[i]) sums.agreement++;
+      sums.classification += this.#losses[i]!;
+      sums.regression += smoothL1(toFeatures.data, guesses.data, truths.data, first, d, scale) / d;
+    }
     if (gradient === undefined) return;
     kernels.matmul(toFeatures.data, logits.data, this.#transposed, n, toFeatures.data);
     for (let i = 0; i < n; i++) {
-      const to = rows[i]! * d;
+      if (own[i] === NO_ROW) continue;
+      const to = own[i]! * d;
       for (let j = 0; j < d; j++) gradient.data[to + j]! += toFeatures.data[i * d + j]!;
     }
   }
+
+  /** x [n, d] through the LM head: [n, Vd]. */
+  #apply(into: ScratchTensor, x: Tensor): Tensor {
+    const logits = into.reshape(x.rows, this.#lmHead.rows);
+    this.#kernels.matmul(logits.data, x.data, this.#lmHead, x.rows, null);
+    return logits;
+  }
 }
 
-function countingRows(mask: Float32Array): Int32Array {
-  return Int32Array.from(mask.keys()).filter((row) => mask[row] !== 0);
+const NO_ROW = -1;
+
+/** What a step's rows add up to. */
+class Sums {
+  readonly prediction: Prediction;
+  /** The step's row that predicts each row of the truth, where it counts. */
+  readonly rowOf: Int32Array;
+  readonly rows: number;
+  /** A row's share of the mean. */
+  readonly each: number;
+  regression = 0;
+  classification = 0;
+  agreement = 0;
+
+  constructor(prediction: Prediction, truthRows: number) {
+    const { mask, targets } = prediction;
+    this.prediction = prediction;
+    this.rowOf = new Int32Array(truthRows).fill(NO_ROW);
+    let rows = 0;
+    for (let row = 0; row < mask.length; row++) {
+      if (mask[row] === 0) continue;
+      this.rowOf[targets[row]!] = row;
+      rows++;
+    }
+    this.rows = rows;
+    this.each = 1 / (rows + EPSILON);
+  }
+
+  mean(): StepLoss {
+    const { rows, each, regression, classification, agreement } = this;
+    return {
+      rows,
+      regression: regression * each,
+      classification: classification * each,
+      agreement: agreement * each,
+    };
+  }
 }
 
-/** Σ ½x² where |x| < 1, else |x| - ½, of x = a - b; gradient = scale · x, cut to ±scale. */
-function smoothL1(gradient: Float32Array, a: Float32Array, b: Float32Array, count: number, scale: number): number {
+/** Rows of x below each other; zeros for NO_ROW. */
+function gatherRows(into: ScratchTensor, x: Tensor, rows: Int32Array): Tensor {
+  const out = into.reshape(rows.length, x.cols);
+  for (let i = 0; i < rows.length; i++) {
+    if (rows[i] === NO_ROW) out.data.fill(0, i * x.cols, (i + 1) * x.cols);
+    else out.data.set(x.row(rows[i]!), i * x.cols);
+  }
+  return out;
+}
+
+/** Σ ½x² where |x| < 1, else |x| - ½, of x = a - b from `first` on; gradient = scale · x, cut to ±scale. */
+function smoothL1(
+  gradient: Float32Array,
+  a: Float32Array,
+  b: Float32Array,
+  first: number,
+  count: number,
+  scale: number,
+): number {
   let sum = 0;
-  for (let i = 0; i < count; i++) {
+  for (let i = first; i < first + count; i++) {
     const x = a[i]! - b[i]!;
     const inside = Math.max(-1, Math.min(1, x));
     sum += inside * (x - 0.5 * inside);

@@ -15,7 +15,7 @@ import { learningRate } from './schedule.ts';
 export interface Trainable {
   readonly parameters: Parameters;
   /** Leaves the loss's gradients in the parameters. @param seed of this update's noise. */
-  gradients(texts: readonly number[], seed: number): StepLoss[];
+  gradients(texts: readonly number[], seed: number, epoch: number): StepLoss[];
 }
 
 export interface TrainSettings {
@@ -50,15 +50,20 @@ export class Trainer {
   readonly #trainable: Trainable;
   readonly #settings: TrainSettings;
   readonly #lengths: ArrayLike<number>;
+  readonly #further: object;
   readonly #optimizer: AdamW;
   readonly #batches: { readonly texts: readonly number[]; readonly epoch: number }[];
   #step = 0;
 
-  /** @param lengths tokens of each text; a text's index names it. */
-  constructor(trainable: Trainable, lengths: ArrayLike<number>, settings: TrainSettings) {
+  /**
+   * @param lengths tokens of each text; a text's index names it.
+   * @param further settings on which the course of the run depends: a checkpoint of other ones is refused.
+   */
+  constructor(trainable: Trainable, lengths: ArrayLike<number>, settings: TrainSettings, further: object = {}) {
     this.#trainable = trainable;
     this.#settings = settings;
     this.#lengths = lengths;
+    this.#further = further;
     this.#optimizer = new AdamW(trainable.parameters, settings.adamW ?? EAGLE_ADAMW);
     this.#batches = Array.from({ length: settings.epochs }, (_, epoch) =>
       epochBatches(lengths, settings.tokensPerBatch, settings.seed, epoch).map((texts) => ({ texts, epoch })),
@@ -78,7 +83,7 @@ export class Trainer {
   advance(): TrainReport {
     const { seed, clipNorm, learningRate: peak, warmup } = this.#settings;
     const { texts, epoch } = this.#batches[this.#step]!;
-    const losses = this.#trainable.gradients(texts, Math.imul(seed + 1, 0x85ebca6b) ^ this.#step);
+    const losses = this.#trainable.gradients(texts, Math.imul(seed + 1, 0x85ebca6b) ^ this.#step, epoch);
     const gradientNorm = clipByNorm(this.#trainable.parameters, clipNorm);
     if (!Number.isFinite(gradientNorm))
       throw new RequestError(`update ${this.#step + 1}`, `gradients must be finite, their norm is ${gradientNorm}`);
@@ -124,8 +129,8 @@ export class Trainer {
 
   /** Whatever the course of the run depends on beside its state. */
   #identity(): string {
-    const { lengths, ...settings } = { ...this.#settings, lengths: this.#lengths };
-    return JSON.stringify({ ...settings, texts: lengths.length, steps: this.totalSteps });
+    const texts = this.#lengths.length;
+    return JSON.stringify({ ...this.#settings, ...this.#further, texts, updates: this.totalSteps });
   }
 
   *#states(): Iterable<[name: string, values: Float32Array]> {

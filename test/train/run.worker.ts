@@ -1,0 +1,39 @@
+/** A whole training run on a tiny model, in the directory that is named: a process for `killed.test.ts` to kill. */
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { createKernels } from '../../src/kernels/choose.ts';
+import { computeFeatures, EagleRun } from '../../src/train/eagle-run.ts';
+import { FeatureStore } from '../../src/train/feature-store.ts';
+import type { EncodedText } from '../../src/train/unroll.ts';
+import { randomInteger, xorshift } from '../support/random.ts';
+import { tinyTarget } from '../support/tiny.ts';
+
+const directory = process.argv[2]!;
+const target = tinyTarget(createKernels({ threads: 1 }));
+const { hiddenSize, vocabSize } = target.config;
+const random = xorshift(21);
+const texts: EncodedText[] = Array.from({ length: 40 }, () => {
+  const ids = Int32Array.from({ length: randomInteger(random, 8, 40) }, () => randomInteger(random, 0, vocabSize));
+  return { ids, mask: new Uint8Array(ids.length).fill(1, 3) };
+});
+
+mkdirSync(join(directory, 'features'), { recursive: true });
+const store = new FeatureStore(join(directory, 'features'), { model: 'tiny', dtype: 'f32', hiddenSize });
+for (const { tokens } of computeFeatures(target, store, texts)) process.stdout.write(`features ${tokens}\n`);
+const run = new EagleRun(directory, target, store, {
+  settings: { epochs: 3, tokensPerBatch: 100, learningRate: 1e-3, warmup: 4, clipNorm: 0.5, seed: 1 },
+  training: { steps: 2, stepDecay: 0.8, noise: 0.1 },
+  draftVocabSize: 48,
+  intermediateSize: 48,
+  start: 'identity',
+  promptEpochs: 1,
+  heldBackEvery: 10,
+  evaluateEvery: 7,
+});
+while (run.trainer.step < run.trainer.totalSteps) {
+  run.advance();
+  if (run.trainer.step % 3 === 0) run.save();
+  process.stdout.write(`update ${run.trainer.step}\n`);
+}
+run.save();
+process.stdout.write('done\n');
