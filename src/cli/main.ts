@@ -4,15 +4,30 @@ import { packageInfo } from '../package-info.ts';
 import { register as bench } from './bench.ts';
 import { register as chat } from './chat.ts';
 import { register as doctor } from './doctor.ts';
+import { register as evaluate } from './eval.ts';
 import { register as generate } from './generate.ts';
 import { register as inspect } from './inspect.ts';
 import { register as pull } from './pull.ts';
 import { register as synthesize } from './synthesize.ts';
 import { register as trace } from './trace.ts';
+import { register as train } from './train.ts';
 import { register as tune } from './tune.ts';
 import { register as verify } from './verify.ts';
 
-const COMMANDS = [chat, generate, trace, verify, pull, inspect, doctor, tune, synthesize, bench] as const;
+const COMMANDS = [
+  chat,
+  generate,
+  trace,
+  verify,
+  pull,
+  inspect,
+  doctor,
+  tune,
+  synthesize,
+  train,
+  evaluate,
+  bench,
+] as const;
 
 export async function main(argv: readonly string[]): Promise<void> {
   const program = new Command('eaglet')

@@ -1,9 +1,7 @@
 /** Training text: the model answers prompts, or invents them too, many at a time. */
-import { createHash } from 'node:crypto';
-import { createReadStream, readdirSync, statSync } from 'node:fs';
-import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Command } from 'commander';
+import { hashModel } from '../checkpoint/hash.ts';
 import { ConversationFile, type SynthesisSettings } from '../train/conversation-file.ts';
 import { readConversations } from '../train/conversations.ts';
 import {
@@ -17,6 +15,7 @@ import {
 } from '../train/synthesize.ts';
 import { fetchModel, openEngine, positiveNumber, printJson } from './common.ts';
 import { formatCount, formatDuration, formatFields } from './format.ts';
+import { Interruption } from './interruption.ts';
 import { RateBar } from './progress.ts';
 import { readPromptFiles } from './prompts.ts';
 import { LaneRates, SynthesisCaches, type SynthesisFlags, synthesisModel, withSynthesisOptions } from './synthesis.ts';
@@ -48,10 +47,13 @@ export function register(program: Command): void {
       ),
   )
     .option('--json', 'the summary as one JSON line')
-    .action(synthesize);
+    .action(async (flags: Flags) => {
+      await synthesize(flags);
+    });
 }
 
-async function synthesize(flags: Flags): Promise<void> {
+/** False where it was interrupted. */
+export async function synthesize(flags: Flags): Promise<boolean> {
   const prompts = flags.prompts && readPromptFiles(flags.prompts);
   const known = new Known();
   for (const path of flags.exclude ?? []) excludeFrom(path, known);
@@ -79,9 +81,10 @@ async function synthesize(flags: Flags): Promise<void> {
   };
   if (flags.json) printJson(summary);
   else process.stdout.write(describe(summary, flags));
-  if (written.complete) return;
+  if (written.complete) return true;
   process.stderr.write('eaglet: stopped: the same command goes on from here\n');
   process.exitCode = 130; // as a shell tells of Ctrl-C
+  return false;
 }
 
 interface Written {
@@ -170,42 +173,9 @@ function excludeFrom(path: string, known: Known): void {
     known.add(undefined, conversation.kind === 'text' ? conversation.text : promptText(conversation.messages));
 }
 
-/** Ctrl-C, or a polite kill, ends the run between two steps; a second one ends it at once. */
-class Interruption implements Disposable {
-  asked = false;
-  readonly #ask = (): void => {
-    this.asked = true;
-  };
-
-  constructor() {
-    for (const signal of SIGNALS) process.once(signal, this.#ask);
-  }
-
-  [Symbol.dispose](): void {
-    for (const signal of SIGNALS) process.off(signal, this.#ask);
-  }
-}
-
-const SIGNALS = ['SIGINT', 'SIGTERM'] as const;
-
 /** What the text depends on; not the batch, nor the machine's threads. */
 function settingsOf(flags: Flags, modelSha256: string): SynthesisSettings {
   const { dtype, seed, temperatures, maxTokens, maxPromptTokens } = flags;
   const prompts = flags.prompts === undefined ? 'invented' : 'given';
   return { modelSha256, dtype, prompts, seed, temperatures, maxTokens, maxPromptTokens };
-}
-
-/** Of a file its hash, of a directory that of its files. */
-async function hashModel(path: string): Promise<string> {
-  const files = statSync(path).isDirectory()
-    ? readdirSync(path)
-        .sort()
-        .map((name) => join(path, name))
-    : [path];
-  const hash = createHash('sha256');
-  for (const file of files.filter((file) => statSync(file).isFile())) {
-    for await (const piece of createReadStream(file, { highWaterMark: 2 ** 20 }) as AsyncIterable<Uint8Array>)
-      hash.update(piece);
-  }
-  return hash.digest('hex');
 }

@@ -1,0 +1,7 @@
+import type { Command } from 'commander';
+import { register as registerEagle } from './train-eagle.ts';
+
+export function register(program: Command): void {
+  const train = program.command('train').description('make a drafter for a model');
+  registerEagle(train);
+}
