@@ -56,7 +56,7 @@ interface Flags extends ModelOptions {
   readonly json?: boolean;
 }
 
-/** One text of so many is held back to judge by. */
+/** One text of so many is held back to judge by; of fewer, one. */
 const HELD_BACK_EVERY = 50;
 
 export function register(train: Command): void {
@@ -113,7 +113,7 @@ async function trainEagle(flags: Flags): Promise<void> {
   });
   const complete = await fillStore(engine, store, texts.encoded, interruption);
   if (!complete) return;
-  using run = new EagleRun(work, engine.target, store, runOptions(engine, flags));
+  using run = new EagleRun(work, engine.target, store, runOptions(engine, store, flags));
   const trained = await trainOn(run, flags, interruption);
   writeFileSync(join(work, 'curves.svg'), drawTraining(run.log.entries));
   if (!trained) return;
@@ -131,7 +131,7 @@ async function trainEagle(flags: Flags): Promise<void> {
     seconds: Math.round(run.log.entries.reduce((sum, { update }) => sum + (update?.ms ?? 0), 0) / 1000),
     draftVocabularyCoverage: run.coverage,
     agreementByStep: heldBack.map(({ agreement }) => agreement),
-    settings: runOptions(engine, flags),
+    settings: runOptions(engine, store, flags),
   };
   saveHead(flags.out, engine.kernels, run.head, { provenance, card: modelCard(flags, provenance) });
   if (flags.json) printJson({ out: flags.out, ...provenance });
@@ -146,7 +146,7 @@ async function trainEagle(flags: Flags): Promise<void> {
     );
 }
 
-function runOptions({ target }: Engine, flags: Flags): EagleRunOptions {
+function runOptions({ target }: Engine, { texts }: FeatureStore, flags: Flags): EagleRunOptions {
   const { epochs, learningRate, warmup, clipNorm, seed, steps, stepDecay, noise, classification } = flags;
   const { promptEpochs, start, evaluateEvery } = flags;
   return {
@@ -156,7 +156,7 @@ function runOptions({ target }: Engine, flags: Flags): EagleRunOptions {
     intermediateSize: flags.intermediateSize ?? target.config.intermediateSize,
     start,
     promptEpochs,
-    heldBackEvery: HELD_BACK_EVERY,
+    heldBackEvery: Math.min(HELD_BACK_EVERY, texts),
     evaluateEvery,
   };
 }

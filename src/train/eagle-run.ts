@@ -95,7 +95,7 @@ export class EagleRun implements Disposable {
     this.#heldBack = all.filter(isHeldBack);
     this.#trained = all.filter((index) => !isHeldBack(index));
     if (this.#trained.length === 0 || this.#heldBack.length === 0)
-      throw new RequestError('texts', `must be ${options.heldBackEvery} at least, got ${all.length}`);
+      throw new RequestError('texts', `must be two at least, one to learn from and one to judge by, got ${all.length}`);
 
     const { head: config, targetIds } = this.#headFor(target);
     this.coverage = targetIds === undefined ? 1 : coverage(this.#texts(), targetIds);

@@ -1,0 +1,105 @@
+/** `eaglet train eagle` and `eaglet eval` as a user meets them, on the real model and a handful of words. */
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { smolPath } from '../support/model.ts';
+import { temporaryDirectory } from '../support/temporary-directory.ts';
+import { eaglet, ensureBuilt } from './support.ts';
+
+const scratch = temporaryDirectory();
+const conversations = join(scratch, 'conversations.jsonl');
+const head = join(scratch, 'head');
+
+const WORDS = ['cats', 'rain', 'bread', 'Rome', 'chess', 'tea'];
+
+beforeAll(async () => {
+  await smolPath();
+  ensureBuilt();
+  const line = (word: string): string =>
+    JSON.stringify({
+      messages: [
+        { role: 'user', content: `What is ${word}?` },
+        { role: 'assistant', content: `I like ${word}, and I know that ${word} is what many people like too.` },
+      ],
+    });
+  writeFileSync(conversations, WORDS.map((word) => `${line(word)}\n`).join(''));
+});
+
+const SMALL = ['--draft-vocab', '512', '--intermediate-size', '64', '--steps', '2', '--batch-tokens', '128'];
+
+describe('train eagle', () => {
+  test('makes a head that decodes, keeps its curves, and never writes over it', async () => {
+    const args = ['train', 'eagle', '-o', head, '--conversations', conversations, ...SMALL, '--epochs', '3', '--json'];
+    const trained = await eaglet(args);
+    expect(trained.code, trained.stderr).toBe(0);
+    const summary = JSON.parse(trained.stdout) as { texts: number; updates: number; agreementByStep: number[] };
+    expect(summary.texts).toBe(6);
+    expect(summary.updates).toBeGreaterThan(3);
+    expect(summary.agreementByStep).toHaveLength(2);
+    const provenance = JSON.parse(readFileSync(join(head, 'provenance.json'), 'utf8')) as Record<string, unknown>;
+    expect(provenance).toMatchObject({ target: 'smollm2-135m-instruct', texts: 6 });
+    expect(readFileSync(join(`${head}.training`, 'curves.svg'), 'utf8')).toMatch(/^<svg/);
+
+    const prompt = ['generate', '--prompt', 'Tell me about tea.', '-n', '12', '--json'];
+    const plain = JSON.parse((await eaglet([...prompt, '--drafter', 'none'])).stdout) as { text: string };
+    const drafted = JSON.parse((await eaglet([...prompt, '--head', head, '--tree', 'chain:2'])).stdout) as {
+      text: string;
+      stats: { draftedTokens: number };
+    };
+    expect(drafted.text).toBe(plain.text);
+
+    const again = await eaglet(args);
+    expect(again.code).toBe(1);
+    expect(again.stderr).toMatch(/head: must not exist yet/);
+
+    const judged = await eaglet([
+      'eval',
+      head,
+      '--conversations',
+      conversations,
+      '--depth',
+      '2',
+      '--trees',
+      'chain:2',
+      '-n',
+      '8',
+      '--json',
+    ]);
+    expect(judged.code, judged.stderr).toBe(0);
+    const { chain, trees } = JSON.parse(judged.stdout) as {
+      chain: { guesses: number; accepted: number }[];
+      trees: { tree: string; acceptanceLength: number }[];
+    };
+    expect(chain).toHaveLength(2);
+    expect(chain[0]!.guesses).toBeGreaterThan(60);
+    expect(trees.map(({ tree }) => tree)).toEqual(['chain:2']);
+    expect(trees[0]!.acceptanceLength).toBeGreaterThanOrEqual(1);
+  });
+
+  test.each([
+    [1, 'a line that is no conversation', '{"messages": []}\n', /refused-1.jsonl:1/],
+    [2, 'broken JSON on line 2', '{"text": "one"}\n{"text": \n', /refused-2.jsonl:2/],
+    [3, 'text that is empty', '{"text": " "}\n', /refused-3.jsonl:1.*must hold text/s],
+    [4, 'one text alone', '{"text": "one two three"}\n', /two at least/],
+  ])('%i: refuses %s and leaves no head', async (index, _, text, message) => {
+    const file = join(scratch, `refused-${index}.jsonl`);
+    writeFileSync(file, text);
+    const out = join(scratch, `refused-${index}`);
+    const refused = await eaglet(['train', 'eagle', '-o', out, '--conversations', file, ...SMALL]);
+    expect(refused.code).toBe(1);
+    expect(refused.stderr).toMatch(message);
+    expect(existsSync(out)).toBe(false);
+  });
+
+  test('refuses to go on with other settings', async () => {
+    const out = join(scratch, 'resumed');
+    const args = ['train', 'eagle', '-o', out, '--conversations', conversations, ...SMALL, '--epochs', '1'];
+    const work = ['--work', join(scratch, 'work')];
+    expect((await eaglet([...args, ...work])).code).toBe(0);
+    const other = join(scratch, 'other');
+    const refused = await eaglet([...args.with(3, other), ...work, '--learning-rate', '0.5']);
+    expect(refused.code).toBe(1);
+    expect(refused.stderr).toMatch(/is of a run with/);
+    expect(existsSync(other)).toBe(false);
+  });
+});
