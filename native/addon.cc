@@ -44,12 +44,13 @@ std::mutex blocksMutex;
 std::unordered_map<void*, Block*> blocks;
 Region* openRegion = nullptr;  // where dense memory is taken from next
 
-void* mapMemory(size_t bytes) {
+// Large pages for memory that is used in full: weights are streamed front to back, and large pages spare the address translation.
+// None for memory that is filled little by little, as caches are: its first byte would take 2 MiB.
+void* mapMemory(size_t bytes, bool dense) {
 #if defined(__linux__)
   void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (data == MAP_FAILED) return nullptr;
-  // Weights are streamed front to back: large pages spare the address translation.
-  if (bytes >= kHugePage) madvise(data, bytes, MADV_HUGEPAGE);
+  if (bytes >= kHugePage) madvise(data, bytes, dense ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
   return data;
 #else
   void* data = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
@@ -71,11 +72,11 @@ void unmapMemory(void* data, size_t bytes) {
 Block* takeBlock(size_t bytes, bool dense) {
   const size_t whole = (bytes + kPage - 1) / kPage * kPage;
   if (!dense || whole > kRegion) {
-    void* data = mapMemory(bytes);
+    void* data = mapMemory(bytes, dense);
     return data == nullptr ? nullptr : new Block{data, bytes, nullptr};
   }
   if (openRegion == nullptr || openRegion->used + whole > kRegion) {
-    void* data = mapMemory(kRegion);
+    void* data = mapMemory(kRegion, true);
     if (data == nullptr) return nullptr;
     openRegion = new Region{static_cast<uint8_t*>(data)};
   }
@@ -422,7 +423,7 @@ napi_value jsBandwidth(napi_env env, napi_callback_info info) {
   Arguments a(env, info);
   const int64_t floats = int64_t(a.number()) / 4;
   const int32_t repeats = a.integer();
-  float* data = static_cast<float*>(mapMemory(size_t(floats) * 4));
+  float* data = static_cast<float*>(mapMemory(size_t(floats) * 4, true));
   double best = 0;
   if (data != nullptr) {
     for (int64_t i = 0; i < floats; i++) data[i] = 1;
