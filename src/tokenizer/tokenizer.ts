@@ -224,12 +224,16 @@ function literalTokenizer(parts: TokenizerParts): HuggingFaceTokenizer {
   const json = {
     normalizer: parts.normalizer,
     pre_tokenizer: parts.preTokenizer,
-    model: { type: 'BPE', vocab, merges: parts.merges, unk_token: null, ignore_merges: parts.ignoreMerges },
+    model: { type: 'BPE', vocab, merges: [...parts.merges], unk_token: null, ignore_merges: parts.ignoreMerges },
     post_processor: null,
     decoder: null,
     added_tokens: words.map((token) => ({ ...token, single_word: false, normalized: false, special: false })),
   };
-  return new HuggingFaceTokenizer(json, {});
+  const tokenizer = new HuggingFaceTokenizer(json, {});
+  // It keeps what it was built from and never reads it again: 11 MB for 49,152 tokens (version 0.2.0).
+  json.model.merges.length = 0;
+  json.model.vocab = {};
+  return tokenizer;
 }
 
 /** @param file the file's path, for messages. */
