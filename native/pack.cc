@@ -168,7 +168,7 @@ void moveRows(const KvLayer& kv, const int32_t* from, const int32_t* to, int32_t
 
 void pack(const Matrix& m, int32_t firstRow, const uint8_t* source, SourceType type, const int32_t* rowMap, int32_t count) {
   const int64_t rowBytes = sourceRowBytes(type, m.cols);
-  constexpr int32_t kRows = 64;  // enough work to outweigh handing out a chunk
+  constexpr int32_t kRows = kTileRows;  // enough work to outweigh handing out a chunk
   // Two threads may write different lanes of one tile: different bytes, so no race.
   auto body = [&](int chunk) {
     const int32_t end = chunk * kRows + kRows < count ? chunk * kRows + kRows : count;

@@ -4,7 +4,7 @@
  */
 import { closeSync } from 'node:fs';
 import { CheckpointError, DisposedError } from '../errors.ts';
-import type { TensorEntry, TensorSource } from '../tensor/source.ts';
+import { rowExtent, type TensorEntry, type TensorSource } from '../tensor/source.ts';
 import { readExactly } from './file.ts';
 
 /** A tensor and where it starts in the file, in bytes. The reader has checked offset + byteLength <= file size. */
@@ -20,7 +20,7 @@ export class FileTensorSource implements TensorSource {
   /** Name → element type of tensors that are in the file but cannot be read. */
   readonly #unsupported: ReadonlyMap<string, string>;
   #fd: number | null;
-  /** Grows to the largest tensor read so far, so loading a model allocates a handful of times. */
+  /** Grows to the most bytes read at once so far, so loading a model allocates a handful of times. */
   #staging = new Uint8Array(0);
 
   constructor(
@@ -36,7 +36,7 @@ export class FileTensorSource implements TensorSource {
     this.#unsupported = unsupported;
   }
 
-  read(name: string): Uint8Array {
+  read(name: string, firstRow?: number, rows?: number): Uint8Array {
     if (this.#fd === null) throw new DisposedError(`the tensor source of ${this.path}`);
     const entry = this.entries.get(name);
     const offset = this.#offsets.get(name);
@@ -50,15 +50,16 @@ export class FileTensorSource implements TensorSource {
           : `element type ${type} is not supported; supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1`,
       );
     }
-    if (this.#staging.length < entry.byteLength) {
+    const extent = rowExtent(entry, firstRow, rows);
+    if (this.#staging.length < extent.bytes) {
       try {
-        this.#staging = new Uint8Array(entry.byteLength);
+        this.#staging = new Uint8Array(extent.bytes);
       } catch (cause) {
-        throw new CheckpointError(this.path, name, `no memory for its ${entry.byteLength} bytes`, { cause });
+        throw new CheckpointError(this.path, name, `no memory for ${extent.bytes} bytes of it`, { cause });
       }
     }
-    const view = this.#staging.subarray(0, entry.byteLength);
-    readExactly(this.path, this.#fd, offset, view, name);
+    const view = this.#staging.subarray(0, extent.bytes);
+    readExactly(this.path, this.#fd, offset + extent.offset, view, name);
     return view;
   }
 

@@ -87,7 +87,7 @@ function withoutModelPrefix(source: HeadSource): HeadSource {
     entries: new Map(
       Array.from(originals, ([name, original]) => [name, { ...source.entries.get(original)!, name }] as const),
     ),
-    read: (name) => source.read(originals.get(name) ?? name),
+    read: (name, firstRow, rows) => source.read(originals.get(name) ?? name, firstRow, rows),
     [Symbol.dispose]: () => source[Symbol.dispose](),
   };
 }

@@ -235,10 +235,10 @@ function openShards(directory: string, indexPath: string, shardOf: ReadonlyMap<s
       path: directory,
       entries,
       fileBytes,
-      read(name: string): Uint8Array {
+      read(name: string, firstRow?: number, rows?: number): Uint8Array {
         const shard = shards.get(shardOf.get(name) ?? '');
         if (shard === undefined) throw new CheckpointError(directory, name, 'the tensor is missing from the index');
-        return shard.read(name);
+        return shard.read(name, firstRow, rows);
       },
       [Symbol.dispose]: closeAll,
     };

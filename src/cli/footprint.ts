@@ -80,9 +80,11 @@ function withoutBytes(source: TensorSource): TensorSource {
   return {
     path: source.path,
     entries: source.entries,
-    read(name) {
+    read(name, firstRow, rows) {
       const type = source.entries.get(name)?.type;
-      return type === undefined || type === 'I64' || type === 'BOOL' ? source.read(name) : new Uint8Array(0);
+      return type === undefined || type === 'I64' || type === 'BOOL'
+        ? source.read(name, firstRow, rows)
+        : new Uint8Array(0);
     },
     [Symbol.dispose]: () => {},
   };

@@ -6,6 +6,8 @@ import {
   packedBytes,
   SOURCE_TYPES,
   type SourceType,
+  sourceRowBytes,
+  TILE_ROWS,
   type WeightDtype,
 } from '../kernels/kernels.ts';
 import type { TensorEntry, TensorSource } from '../tensor/source.ts';
@@ -18,6 +20,11 @@ const PRECISION_CLASS = { F32: 'f32', F16: 'f32', BF16: 'f32', Q8_0: 'q8', Q4_0:
   [T in SourceType]: WeightDtype;
 };
 const WIDEST_FIRST = ['f32', 'q8', 'q4'] as const satisfies readonly WeightDtype[];
+
+type SourceEntry = TensorEntry & { readonly type: SourceType };
+
+/** Of one part of a tensor: from 1 MiB on, parts load no slower than whole tensors; a single tile of very wide rows may be more. */
+const READ_BYTES = 2 ** 21;
 
 /** One file tensor that becomes some rows of a matrix; `rowMap` reorders or selects its rows. */
 export interface Part {
@@ -47,7 +54,7 @@ export class WeightLoader implements Disposable {
   }
 
   /** The entry of a floating-point tensor of exactly this shape. */
-  entry(name: string, shape: readonly number[]): TensorEntry & { readonly type: SourceType } {
+  entry(name: string, shape: readonly number[]): SourceEntry {
     const entry = this.#source.entries.get(name);
     if (entry === undefined)
       throw new CheckpointError(this.#source.path, name, `must be present, with shape [${shape}]`);
@@ -75,12 +82,25 @@ export class WeightLoader implements Disposable {
     let firstRow = 0;
     parts.forEach((part, i) => {
       const rowMap = part.rowMap ?? Int32Array.from({ length: part.rows }, (_, row) => row);
-      const { name, type, byteLength } = entries[i]!;
-      this.#kernels.pack(matrix, firstRow, this.#source.read(name), type, rowMap);
-      this.#onBytes?.(byteLength);
+      this.#pack(matrix, firstRow, entries[i]!, rowMap);
       firstRow += rowMap.length;
     });
     return matrix;
+  }
+
+  /** Rows of the file's tensor to rows of the matrix, a part at a time: beside the weights, memory holds one part. */
+  #pack(matrix: PackedMatrix, firstRow: number, entry: SourceEntry, rowMap: Int32Array): void {
+    const rowBytes = sourceRowBytes(entry.type, matrix.cols);
+    const rowsAtOnce = Math.max(1, Math.floor(READ_BYTES / rowBytes / TILE_ROWS)) * TILE_ROWS;
+    for (let done = 0; done < rowMap.length; done += rowsAtOnce) {
+      const wanted = rowMap.subarray(done, done + rowsAtOnce);
+      const first = wanted.reduce((a, b) => Math.min(a, b));
+      const last = wanted.reduce((a, b) => Math.max(a, b));
+      const bytes = this.#source.read(entry.name, first, last - first + 1);
+      const within = wanted.map((row) => row - first);
+      this.#kernels.pack(matrix, firstRow + done, bytes, entry.type, within);
+      this.#onBytes?.(wanted.length * rowBytes);
+    }
   }
 
   /** A vector as f32 [length]. */

@@ -1,6 +1,6 @@
 /** Tensors made in memory, as a file would give them. */
 import { CheckpointError } from '../errors.ts';
-import type { TensorEntry, TensorSource } from './source.ts';
+import { rowExtent, type TensorEntry, type TensorSource } from './source.ts';
 
 export interface MemoryTensor {
   readonly shape: readonly number[];
@@ -19,10 +19,11 @@ export function memorySource(path: string, tensors: Readonly<Record<string, Memo
   return {
     path,
     entries,
-    read(name) {
+    read(name, firstRow, rows) {
       const tensor = tensors[name];
       if (tensor === undefined) throw new CheckpointError(path, name, 'must be present');
-      return new Uint8Array(tensor.data.buffer, tensor.data.byteOffset, tensor.data.byteLength);
+      const { offset, bytes } = rowExtent(entries.get(name)!, firstRow, rows);
+      return new Uint8Array(tensor.data.buffer, tensor.data.byteOffset + offset, bytes);
     },
     [Symbol.dispose]() {},
   };

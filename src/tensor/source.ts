@@ -19,6 +19,25 @@ export interface TensorSource extends Disposable {
   /** The file's path, for messages. */
   readonly path: string;
   readonly entries: ReadonlyMap<string, TensorEntry>;
-  /** The tensor's bytes. The view is valid until the next `read`: a staging buffer is used again. Throws CheckpointError if the name is missing. */
-  read(name: string): Uint8Array;
+  /**
+   * The bytes of `rows` rows from `firstRow` on, a row being what one index of the outermost size holds; by default all of the tensor's.
+   * The view is valid until the next `read`: a staging buffer is used again.
+   * @throws CheckpointError if the name is missing, RangeError for rows that the tensor does not have.
+   */
+  read(name: string, firstRow?: number, rows?: number): Uint8Array;
+}
+
+/** Where rows lie within their tensor, in bytes. */
+export function rowExtent(
+  { name, shape, byteLength }: TensorEntry,
+  firstRow = 0,
+  rows?: number,
+): { readonly offset: number; readonly bytes: number } {
+  const [all = 1] = shape;
+  const count = rows ?? all - firstRow;
+  if (!Number.isInteger(firstRow) || !Number.isInteger(count) || firstRow < 0 || count < 0 || firstRow + count > all) {
+    throw new RangeError(`read: ${name} has ${all} rows, got ${count} from row ${firstRow} on`);
+  }
+  const rowBytes = byteLength / all;
+  return { offset: firstRow * rowBytes, bytes: count * rowBytes };
 }

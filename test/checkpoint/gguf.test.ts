@@ -98,6 +98,10 @@ describe('a well-formed file', () => {
     for (const [i, entry] of [...file.source.entries.values()].entries()) {
       const expected = data.subarray(offset, offset + entry.byteLength);
       expect(Buffer.from(file.source.read(entry.name)).equals(expected)).toBe(true);
+      const [rows = 1] = entry.shape;
+      const rowBytes = entry.byteLength / rows;
+      const part = file.source.read(entry.name, 1, rows - 2);
+      expect(Buffer.from(part).equals(expected.subarray(rowBytes, -rowBytes))).toBe(true);
       offset += Math.ceil(TINY_LLAMA.tensors[i]!.bytes / 32) * 32;
     }
   });
@@ -142,6 +146,19 @@ describe('what a model may ask of a source', () => {
     const message = `${path}: model.norm.weight: the tensor is missing from the file`;
     expect(() => file.source.read('model.norm.weight')).toThrow(message);
     expect(() => requireShape(file.source, 'model.norm.weight', [32])).toThrow(message);
+  });
+
+  it.each([
+    [33, 0],
+    [0, 33],
+    [20, 13],
+    [-1, 1],
+    [0, -1],
+    [0.5, 1],
+    [0, Number.NaN],
+  ])('refuses rows that the tensor does not have: from %d, %d of 32', async (firstRow, rows) => {
+    using file = await openGguf(save(buildGguf(TINY_LLAMA)));
+    expect(() => file.source.read('model.layers.0.mlp.down_proj.weight', firstRow, rows)).toThrow(RangeError);
   });
 
   it('names a wrong shape', async () => {

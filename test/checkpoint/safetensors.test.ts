@@ -182,6 +182,7 @@ describe('a directory of shards', () => {
     expect([...source.entries.keys()]).toEqual(['a', 'b']);
     expect([...new Float32Array(Uint8Array.from(source.read('b')).buffer)]).toEqual([5, 6, 7]);
     expect([...new Float32Array(Uint8Array.from(source.read('a')).buffer)]).toEqual([1, 2]);
+    expect([...new Float32Array(Uint8Array.from(source.read('b', 1, 1)).buffer)]).toEqual([6]);
     expect(() => source.read('c')).toThrow(CheckpointError);
     expect(source.fileBytes).toBeGreaterThan(0);
   });

@@ -436,6 +436,7 @@ describe('the directory of a head', () => {
     for (const [name, entry] of twin.source.entries) {
       expect(head.source.entries.get(name)).toEqual(entry);
       expect(Buffer.from(head.source.read(name)).equals(twin.source.read(name)), name).toBe(true);
+      expect(head.source.read(name, 1, 2), name).toHaveLength((entry.byteLength / entry.shape[0]!) * 2);
     }
     expect(() => head.source.read('constructor')).toThrow('the tensor is missing');
   });
