@@ -4,6 +4,7 @@ import type { Command } from 'commander';
 import { hashModel } from '../checkpoint/hash.ts';
 import { ConversationFile, type SynthesisSettings } from '../train/conversation-file.ts';
 import { readConversations } from '../train/conversations.ts';
+import type { FeatureStore } from '../train/feature-store.ts';
 import {
   Known,
   type Lane,
@@ -14,6 +15,7 @@ import {
   type SynthesisTask,
 } from '../train/synthesize.ts';
 import { fetchModel, openEngine, positiveNumber, printJson } from './common.ts';
+import { openStore } from './feature-store.ts';
 import { formatCount, formatDuration, formatFields } from './format.ts';
 import { Interruption } from './interruption.ts';
 import { RateBar } from './progress.ts';
@@ -23,6 +25,8 @@ import { LaneRates, SynthesisCaches, type SynthesisFlags, synthesisModel, withSy
 interface Flags extends SynthesisFlags {
   readonly out: string;
   readonly exclude?: readonly string[];
+  /** Where the conversations' features go. */
+  readonly features?: string;
   readonly count?: number;
   readonly json?: boolean;
 }
@@ -46,31 +50,37 @@ export function register(program: Command): void {
         positiveNumber,
       ),
   )
+    .option('--features <directory>', 'keep the features too, which are computed anyway: for `train eagle --features`')
     .option('--json', 'the summary as one JSON line')
     .action(async (flags: Flags) => {
-      await synthesize(flags);
+      const summary = await synthesize(flags);
+      if (flags.json) printJson(summary);
+      else process.stdout.write(describe(summary, flags));
     });
 }
 
-/** False where it was interrupted. */
-export async function synthesize(flags: Flags): Promise<boolean> {
+/** Writes what is not there yet; a part of it where it was interrupted. */
+export async function synthesize(flags: Flags): Promise<Summary> {
   const prompts = flags.prompts && readPromptFiles(flags.prompts);
   const known = new Known();
   for (const path of flags.exclude ?? []) excludeFrom(path, known);
-  const settings = settingsOf(flags, await hashModel(await fetchModel(flags.model)));
+  const modelSha256 = await hashModel(await fetchModel(flags.model));
   using engine = await openEngine(flags);
   const model = synthesisModel(engine);
   using caches = new SynthesisCaches(model, flags);
-  using file = new ConversationFile(flags.out, settings, ({ id, messages }) => known.add(id, promptText(messages)));
+  using file = new ConversationFile(flags.out, settingsOf(flags, modelSha256), ({ id, messages }) =>
+    known.add(id, promptText(messages)),
+  );
   if (file.cutBytes > 0)
     process.stderr.write(`eaglet: ${file.path}: its last line was half written, ${file.cutBytes} bytes: cut off\n`);
+  using store = flags.features === undefined ? undefined : openStore(flags.features, modelSha256, flags, engine);
   const already = known.size;
   const open = prompts && openPrompts(prompts, known, flags);
   const total = open === undefined ? (flags.count ?? INVENTED_COUNT) : already + open.prompts.length;
   const task: SynthesisTask =
     open === undefined ? { kind: 'invent', count: total } : { kind: 'answer', prompts: open.prompts };
-  const synthesis = new Synthesis(model, task, flags, known);
-  const written = await write(synthesis, caches, file, new RateBar('conversations', total, already));
+  const synthesis = new Synthesis(model, task, { ...flags, keepFeatures: store !== undefined }, known);
+  const written = await write(synthesis, caches, file, store, new RateBar('conversations', total, already));
   const summary = {
     out: file.path,
     ...synthesis.counts,
@@ -79,12 +89,11 @@ export async function synthesize(flags: Flags): Promise<boolean> {
     batch: flags.batch,
     ...written,
   };
-  if (flags.json) printJson(summary);
-  else process.stdout.write(describe(summary, flags));
-  if (written.complete) return true;
-  process.stderr.write('eaglet: stopped: the same command goes on from here\n');
-  process.exitCode = 130; // as a shell tells of Ctrl-C
-  return false;
+  if (!written.complete) {
+    process.stderr.write('eaglet: stopped: the same command goes on from here\n');
+    process.exitCode = 130; // as a shell tells of Ctrl-C
+  }
+  return summary;
 }
 
 interface Written {
@@ -106,6 +115,7 @@ async function write(
   synthesis: Synthesis,
   caches: SynthesisCaches,
   file: ConversationFile,
+  store: FeatureStore | undefined,
   progress: RateBar,
 ): Promise<Written> {
   using bar = progress;
@@ -114,6 +124,8 @@ async function write(
   const sums = { promptTokens: 0, newTokens: 0, drawnTokens: 0, forwards: 0 };
   const began = performance.now();
   for (const step of synthesis.run(caches, ALONE_SHARE)) {
+    // First, so that no conversation lacks its features; after a crash between the two, a text may be there twice.
+    for (const text of step.texts) store?.append(text, text.features);
     for (const conversation of step.conversations) {
       file.append(conversation);
       sums.promptTokens += conversation.promptTokens;

@@ -10,7 +10,7 @@ import { packageInfo } from '../package-info.ts';
 import { readConversations } from '../train/conversations.ts';
 import { computeFeatures, EagleRun, type EagleRunOptions } from '../train/eagle-run.ts';
 import { type EncodedConversation, encodeConversation, type Skipped } from '../train/encode-conversation.ts';
-import { FeatureStore } from '../train/feature-store.ts';
+import type { FeatureStore } from '../train/feature-store.ts';
 import { INITIAL_HEADS, type InitialHead } from '../train/initial-head.ts';
 import { requireAbsent, saveHead } from '../train/save.ts';
 import type { LogEntry } from '../train/training-log.ts';
@@ -24,6 +24,7 @@ import {
   wholeNumber,
   withTargetOptions,
 } from './common.ts';
+import { openStore } from './feature-store.ts';
 import { formatCount, formatDuration, formatFields } from './format.ts';
 import { Interruption } from './interruption.ts';
 import { RateBar } from './progress.ts';
@@ -34,6 +35,7 @@ interface Flags extends ModelOptions {
   readonly out: string;
   readonly work?: string;
   readonly conversations?: readonly string[];
+  readonly features?: string;
   readonly prompts?: readonly string[];
   readonly count?: number;
   readonly maxLength: number;
@@ -67,6 +69,7 @@ export function register(train: Command): void {
       .requiredOption('-o, --out <directory>', 'the head; must not exist yet')
       .option('--work <directory>', 'text, features, checkpoint and curves (default: OUT with .training behind)')
       .option('--conversations <files...>', 'JSONL of conversations that exist (default: the model writes its own)')
+      .option('--features <directory>', 'features that exist, of a run before or of `synthesize --features`')
       .option('--prompts <files...>', 'JSONL of prompts for the model to answer (default: it invents them)')
       .option('--count <n>', 'conversations that it writes', positiveNumber),
   )
@@ -99,20 +102,18 @@ export function register(train: Command): void {
 async function trainEagle(flags: Flags): Promise<void> {
   requireAbsent(flags.out);
   const work = flags.work ?? `${flags.out}.training`;
-  mkdirSync(join(work, 'features'), { recursive: true });
-  const files = flags.conversations ?? (await writeConversations(flags, work));
-  if (files === undefined) return; // interrupted
+  mkdirSync(work, { recursive: true });
+  const directory = flags.features ?? join(work, 'features');
+  const { conversations: files } = flags;
+  // Its own text brings its features with it.
+  if (files === undefined && flags.features === undefined && !(await writeConversations(flags, work, directory)))
+    return;
   const sha256 = await hashModel(await fetchModel(flags.model));
   using interruption = new Interruption();
   using engine = await openEngine(flags);
-  const texts = readTexts(engine, files, flags);
-  using store = new FeatureStore(join(work, 'features'), {
-    model: sha256,
-    dtype: flags.dtype,
-    hiddenSize: engine.target.config.hiddenSize,
-  });
-  const complete = await fillStore(engine, store, texts.encoded, interruption);
-  if (!complete) return;
+  using store = openStore(directory, sha256, flags, engine);
+  const texts = readTexts(engine, files ?? [], flags);
+  if (files !== undefined && !(await fillStore(engine, store, texts.encoded, interruption))) return;
   using run = new EagleRun(work, engine.target, store, runOptions(engine, store, flags));
   const trained = await trainOn(run, flags, interruption);
   writeFileSync(join(work, 'curves.svg'), drawTraining(run.log.entries));
@@ -161,19 +162,19 @@ function runOptions({ target }: Engine, { texts }: FeatureStore, flags: Flags): 
   };
 }
 
-/** The model's own text, in the work directory; undefined where it was interrupted. */
-async function writeConversations(flags: Flags, work: string): Promise<readonly string[] | undefined> {
-  const out = join(work, 'conversations.jsonl');
-  const complete = await synthesize({
+/** The model's own text with its features, in the work directory; false where it was interrupted. */
+async function writeConversations(flags: Flags, work: string, features: string): Promise<boolean> {
+  const { complete } = await synthesize({
     ...flags,
-    out,
+    out: join(work, 'conversations.jsonl'),
+    features,
     batch: 32,
     prefillRows: 32,
     maxTokens: 256,
     maxPromptTokens: 768,
     temperatures: [0, 0.7, 1],
   });
-  return complete ? [out] : undefined;
+  return complete;
 }
 
 interface Texts {

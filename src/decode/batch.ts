@@ -9,6 +9,7 @@ import { RequestError } from '../errors.ts';
 import { COMMITTED, ForwardBatch } from '../model/forward-batch.ts';
 import type { KvCache, KvSequence } from '../model/kv-cache.ts';
 import type { TargetModel } from '../model/target.ts';
+import type { Tensor } from '../tensor/tensor.ts';
 import { Sampler, type SamplingOptions } from './sampler.ts';
 
 export interface Continuation extends SamplingOptions {
@@ -23,6 +24,8 @@ export interface Continued<Request extends Continuation> {
   readonly newIds: Int32Array;
   /** By an end token; else there were no more tokens to be had. */
   readonly finished: boolean;
+  /** [prompt and new tokens but the last, d] after the final norm, where they were asked for: a text's last token is drawn, never computed. */
+  readonly features: Float32Array | undefined;
 }
 
 /** What one forward brought. */
@@ -38,6 +41,8 @@ export interface BatchOptions {
   readonly endTokens: ReadonlySet<number>;
   /** Rows of prompts that a forward takes beside the rows that draw. */
   readonly prefillRows: number;
+  /** Keeps the features that forwards compute anyway. */
+  readonly keepFeatures?: boolean;
 }
 
 /**
@@ -49,9 +54,9 @@ export function* continueBatch<Request extends Continuation>(
   target: TargetModel,
   cache: KvCache,
   next: () => Request | undefined,
-  { endTokens, prefillRows }: BatchOptions,
+  { endTokens, prefillRows, keepFeatures = false }: BatchOptions,
 ): Generator<BatchStep<Request>, void, void> {
-  const places = cache.sequences.map((sequence) => new Place<Request>(target, sequence));
+  const places = cache.sequences.map((sequence) => new Place<Request>(target, sequence, keepFeatures));
   const batch = new ForwardBatch(places.length + prefillRows, 1);
   for (;;) {
     refill(places, next);
@@ -64,11 +69,19 @@ export function* continueBatch<Request extends Continuation>(
     for (const place of taken) {
       if (!place.drawing && place.appendPrompt(batch, decoding + prefillRows)) wanting.push(place);
     }
-    const { logits } = target.forward(batch, cache);
+    const { logits, features } = target.forward(batch, cache);
+    if (keepFeatures) keepRows(places, batch, features);
     for (const place of taken) place.sequence.commitAll();
     const ended = wanting.flatMap((place, row) => place.draw(logits, row, endTokens) ?? []);
     yield { ended, prefilled: batch.rows - decoding, drawn: wanting.length };
   }
+}
+
+/** A row's features go where its token stands in its text. */
+function keepRows(places: readonly Place<Continuation>[], batch: ForwardBatch, features: Tensor): void {
+  const byBase = new Map(places.map((place) => [place.sequence.base, place]));
+  for (let row = 0; row < batch.rows; row++)
+    byBase.get(batch.layout.base[row]!)!.keepFeatures(batch.positions[row]!, features.row(row));
 }
 
 /** Each request takes the free place that holds most of its prompt already: the system message, or the conversation so far. */
@@ -94,13 +107,16 @@ class Place<Request extends Continuation> {
   readonly sequence: KvSequence;
   readonly #target: TargetModel;
   readonly #text: Int32Array; // [capacity + 1] prompt, then what was drawn
+  /** [capacity, d] of the sequence's rows, kept as they are: a prompt that begins as the text before did finds them too. */
+  readonly #features: Float32Array | undefined;
   #length = 0;
   #request: Request | undefined;
   #sampler: Sampler | undefined;
 
-  constructor(target: TargetModel, sequence: KvSequence) {
+  constructor(target: TargetModel, sequence: KvSequence, keepFeatures: boolean) {
     this.#target = target;
     this.sequence = sequence;
+    if (keepFeatures) this.#features = new Float32Array(sequence.capacity * target.config.hiddenSize);
     this.#text = new Int32Array(sequence.capacity + 1);
   }
 
@@ -144,6 +160,10 @@ class Place<Request extends Continuation> {
     return at === this.#length;
   }
 
+  keepFeatures(position: number, features: Float32Array): void {
+    this.#features!.set(features, position * features.length);
+  }
+
   /** Draws the next token; the text, where this ends it, and then the place is free. */
   draw(
     logits: ReturnType<TargetModel['forward']>['logits'],
@@ -158,6 +178,7 @@ class Place<Request extends Continuation> {
     const finished = endTokens.has(token);
     if (!finished && this.#length - promptLength < request.maxTokens) return undefined;
     this.#request = undefined;
-    return { request, newIds: this.#text.slice(promptLength, this.#length), finished };
+    const features = this.#features?.slice(0, (this.#length - 1) * this.#target.config.hiddenSize);
+    return { request, newIds: this.#text.slice(promptLength, this.#length), finished, features };
   }
 }

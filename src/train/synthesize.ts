@@ -11,6 +11,8 @@ import type { KvCache } from '../model/kv-cache.ts';
 import type { TargetModel } from '../model/target.ts';
 import type { ChatMessage, ChatTemplate } from '../tokenizer/chat-template.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
+import { encodeConversation } from './encode-conversation.ts';
+import type { TrainingText } from './unroll.ts';
 
 export interface SynthesisModel {
   readonly target: TargetModel;
@@ -43,6 +45,8 @@ export interface SynthesisOptions {
   readonly maxPromptTokens: number;
   /** Rows of prompts that a forward takes beside the rows that draw. */
   readonly prefillRows: number;
+  /** Steps give the conversations' features, too: they were computed on the way. */
+  readonly keepFeatures?: boolean;
 }
 
 /** One line of the output. */
@@ -132,6 +136,8 @@ export interface SynthesisStep {
   /** Milliseconds that it took. */
   readonly ms: number;
   readonly conversations: readonly SynthesizedConversation[];
+  /** The same conversations as the model saw them, where features are kept: their answers count. */
+  readonly texts: readonly TrainingText[];
   /** Rows that computed prompts. */
   readonly prefilled: number;
   /** Tokens drawn. */
@@ -188,9 +194,35 @@ export class Synthesis {
     const steps = continueBatch(target, cache, next, {
       endTokens: tokenizer.endTokens,
       prefillRows: this.#options.prefillRows,
+      keepFeatures: this.#options.keepFeatures ?? false,
     });
-    for (const { ended, prefilled, drawn } of steps)
-      yield { conversations: ended.flatMap((text) => this.#proceed(text) ?? []), prefilled, drawn };
+    for (const { ended, prefilled, drawn } of steps) {
+      const conversations: SynthesizedConversation[] = [];
+      const texts: TrainingText[] = [];
+      for (const text of ended) {
+        const conversation = this.#proceed(text);
+        if (conversation === undefined) continue;
+        conversations.push(conversation);
+        if (text.features !== undefined) texts.push(this.#trainingText(text, text.features));
+      }
+      yield { conversations, texts, prefilled, drawn };
+    }
+  }
+
+  /**
+   * A conversation that has ended, as the model saw it. Its last token was never computed: nothing has to be predicted after it. Earlier
+   * answers count, too, where the text reads as it was written.
+   */
+  #trainingText({ request, newIds }: Continued<Request>, features: Float32Array): TrainingText {
+    const { tokenizer, template } = this.#model;
+    const { promptIds, draft } = request;
+    const ids = Int32Array.from([...promptIds, ...newIds.subarray(0, -1)]);
+    const mask = new Uint8Array(ids.length);
+    const before = { kind: 'chat', messages: draft.messages, finished: true } as const;
+    const earlier = encodeConversation(tokenizer, template, before, { maxTokens: ids.length });
+    if (typeof earlier !== 'string' && earlier.ids.every((id, i) => id === ids[i])) mask.set(earlier.mask);
+    mask.fill(1, promptIds.length);
+    return { ids, mask, features };
   }
 
   #answers(prompts: Iterable<SynthesisPrompt>): () => Request | undefined {
@@ -233,7 +265,7 @@ export class Synthesis {
     const next =
       request.writes === 'prompt'
         ? this.#afterPrompt(request.draft, text, finished)
-        : this.#afterAnswer(request, text, newIds.length, finished);
+        : this.#afterAnswer(request, newIds, text, finished);
     if (next !== undefined && 'writes' in next) {
       this.#waiting.push(next);
       return undefined;
@@ -258,8 +290,8 @@ export class Synthesis {
 
   #afterAnswer(
     { draft, promptIds, temperature }: Request,
+    newIds: Int32Array,
     text: string,
-    count: number,
     finished: boolean,
   ): Request | SynthesizedConversation | undefined {
     if (text.trim() === '') {
@@ -268,7 +300,7 @@ export class Synthesis {
     }
     const { id } = draft;
     const messages = [...draft.messages, { role: 'assistant', content: text }];
-    const newTokens = draft.newTokens + count;
+    const newTokens = draft.newTokens + newIds.length;
     const [followUp, ...followUps] = draft.followUps;
     if (finished && followUp !== undefined) {
       const asked = [...messages, { role: 'user', content: followUp }];

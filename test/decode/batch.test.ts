@@ -1,6 +1,7 @@
 /** Texts in one batch: each is the text that `generate` gives, whatever goes on beside it. */
 import { afterAll, describe, expect, it } from 'vitest';
 import { type Continuation, type Continued, continueBatch } from '../../src/decode/batch.ts';
+import { FeatureReader } from '../../src/decode/features.ts';
 import { generate } from '../../src/decode/generate.ts';
 import { NoDrafter } from '../../src/draft/none.ts';
 import { createKernels } from '../../src/kernels/choose.ts';
@@ -59,6 +60,25 @@ function together(places: number, prefillRows: number, wanted: readonly Request[
   }
   return { texts, rows, drawn };
 }
+
+it('keeps the features of all tokens but the last: those of a text alone, bit for bit', () => {
+  using cache = target.createCache(4, CAPACITY);
+  const left = [...requests];
+  const { hiddenSize } = target.config;
+  using reader = new FeatureReader(target, CAPACITY);
+  let texts = 0;
+  for (const { ended } of continueBatch(target, cache, () => left.shift(), {
+    endTokens,
+    prefillRows: 8,
+    keepFeatures: true,
+  }))
+    for (const { request, newIds, features } of ended) {
+      const ids = [...request.promptIds, ...newIds].slice(0, -1);
+      expect([...features!]).toEqual([...reader.read(ids).data.subarray(0, ids.length * hiddenSize)]);
+      texts++;
+    }
+  expect(texts).toBe(requests.length);
+});
 
 describe('texts in one batch', () => {
   const expected = new Map(requests.map((request) => [request.name, alone(request)]));

@@ -4,6 +4,7 @@ import { generate } from '../../src/decode/generate.ts';
 import { NoDrafter } from '../../src/draft/none.ts';
 import { createKernels } from '../../src/kernels/choose.ts';
 import { ChatTemplate } from '../../src/tokenizer/chat-template.ts';
+import { encodeConversation } from '../../src/train/encode-conversation.ts';
 import {
   Known,
   openPrompts,
@@ -14,6 +15,7 @@ import {
   type SynthesisTask,
   type SynthesizedConversation,
 } from '../../src/train/synthesize.ts';
+import type { TrainingText } from '../../src/train/unroll.ts';
 import { TINY_CONFIG, tinyTarget } from '../support/tiny.ts';
 import { TINY, tiny, tinyData } from '../tokenizer/support.ts';
 
@@ -62,6 +64,7 @@ const prompts = Array.from({ length: 30 }, (_, i) => ask(`p${i}`, `say ${'abc '.
 
 interface Ran {
   readonly conversations: readonly SynthesizedConversation[];
+  readonly texts: readonly TrainingText[];
   readonly synthesis: Synthesis;
 }
 
@@ -80,11 +83,13 @@ function run(
   using many = target.createCache(batch, 200);
   using alone = target.createCache(1, 200);
   const conversations: SynthesizedConversation[] = [];
+  const texts: TrainingText[] = [];
   for (const step of synthesis.run({ batch: many, alone }, 0.1)) {
     conversations.push(...step.conversations);
+    texts.push(...step.texts);
     if (conversations.length >= until) break;
   }
-  return { conversations, synthesis };
+  return { conversations, texts, synthesis };
 }
 
 const byId = (conversations: readonly SynthesizedConversation[]): SynthesizedConversation[] =>
@@ -165,6 +170,28 @@ describe('conversations of several turns', () => {
         expect(tokens).toBeGreaterThan(longer.maxPromptTokens); // there was no room for more
       }
     }
+  });
+
+  it('come with what training reads, where it is asked for: all but the last token, every answer counting', () => {
+    const ran = run(answers(asked), { options: { ...longer, keepFeatures: true } });
+    expect(run(answers(asked), { options: longer }).texts).toEqual([]);
+    expect(ran.texts).toHaveLength(ran.conversations.length);
+    let several = 0;
+    for (const [i, { messages, finished }] of ran.conversations.entries()) {
+      const { ids, mask, features } = ran.texts[i]!;
+      const encoded = encodeConversation(
+        tokenizer,
+        template,
+        { kind: 'chat', messages, finished },
+        { maxTokens: 1000 },
+      );
+      // Some of what a random model writes reads otherwise than it was written.
+      if (typeof encoded === 'string' || ids.some((id, at) => id !== encoded.ids[at])) continue;
+      expect([...mask]).toEqual([...encoded.mask.subarray(0, ids.length)]);
+      expect(features).toHaveLength(ids.length * target.config.hiddenSize);
+      if (messages.length > 2) several++;
+    }
+    expect(several).toBeGreaterThan(0);
   });
 
   it('are the same in another batch', () => {
