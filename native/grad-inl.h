@@ -3,6 +3,30 @@
 
 inline float* tileOf(const Matrix& m, int32_t tile) { return reinterpret_cast<float*>(m.data) + int64_t(tile) * m.cols * kTileRows; }
 
+using V4f = float __attribute__((vector_size(16)));
+inline V4f load4(const float* p) {
+  V4f v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+inline void store4(float* p, V4f v) { __builtin_memcpy(p, &v, sizeof v); }
+
+// to[r][c] = from[c][r], r and c < 16: 4 · 4 at a time.
+inline void transpose16(float* to, int64_t toStride, const float* from, int64_t fromStride) {
+  for (int r = 0; r < 16; r += 4)
+    for (int c = 0; c < 16; c += 4) {
+      const float* p = from + c * fromStride + r;
+      const V4f a = load4(p), b = load4(p + fromStride), d = load4(p + 2 * fromStride), e = load4(p + 3 * fromStride);
+      const V4f ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), de = __builtin_shufflevector(d, e, 0, 4, 1, 5);
+      const V4f abHigh = __builtin_shufflevector(a, b, 2, 6, 3, 7), deHigh = __builtin_shufflevector(d, e, 2, 6, 3, 7);
+      float* q = to + r * toStride + c;
+      store4(q, __builtin_shufflevector(ab, de, 0, 1, 4, 5));
+      store4(q + toStride, __builtin_shufflevector(ab, de, 2, 3, 6, 7));
+      store4(q + 2 * toStride, __builtin_shufflevector(abHigh, deHigh, 0, 1, 4, 5));
+      store4(q + 3 * toStride, __builtin_shufflevector(abHigh, deHigh, 2, 3, 6, 7));
+    }
+}
+
 // out [weight.cols, weight.rows] = weightᵀ by blocks of 16 · 16, which are contiguous on both sides.
 void transpose(const Matrix& out, const Matrix& weight) {
   auto body = [&](int tile) {
@@ -11,6 +35,10 @@ void transpose(const Matrix& out, const Matrix& weight) {
       const float* from = tileOf(weight, t) + col * kTileRows;
       float* to = tileOf(out, tile) + int64_t(t) * kTileRows * kTileRows;
       const int32_t rows = weight.rows - t * kTileRows < kTileRows ? weight.rows - t * kTileRows : kTileRows;
+      if (rows == kTileRows && cols == kTileRows) {
+        transpose16(to, kTileRows, from, kTileRows);
+        continue;
+      }
       for (int32_t r = 0; r < rows; r++, to += kTileRows) {
         for (int32_t c = 0; c < cols; c++) to[c] = from[c * kTileRows + r];
         for (int32_t c = cols; c < kTileRows; c++) to[c] = 0;
@@ -20,50 +48,25 @@ void transpose(const Matrix& out, const Matrix& weight) {
   parallel(out.tiles(), body);
 }
 
-constexpr int32_t kOuterRows = 256;     // rows at a time: 16 outputs of so many (16 kB) are half of a first-level cache
-constexpr int32_t kOuterPanels = 32;    // inputs, times kRowsF32, that stay in the second-level cache while tiles pass over them (192 kB)
-constexpr int kOuterTiles = kRowsF32 <= kF32TwoTiles ? 2 : 1;  // side by side in registers
-
-// gradient[t][r] += Σ dy[t][i] · x[i][r], i ascending, for NT tiles and R inputs; dy [NT][count][16], x [count][R].
-template <int R, int NT>
-inline void addOuter(float* gradient, int64_t tileFloats, const float* dy, const float* x, int32_t count, int32_t lanes) {
-  V16f acc[NT][R];
-  for (int t = 0; t < NT; t++)
-    for (int r = 0; r < R; r++) acc[t][r] = load(gradient + t * tileFloats + r * kTileRows);
-  const int64_t dyFloats = int64_t(count) * kTileRows;
-  for (int32_t i = 0; i < count; i++, dy += kTileRows, x += R) {
-    V16f d[NT];
-#pragma GCC unroll 8
-    for (int t = 0; t < NT; t++) d[t] = load(dy + t * dyFloats);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; r++) {
-      const V16f xr = set1(x[r]);
-#pragma GCC unroll 8
-      for (int t = 0; t < NT; t++) acc[t][r] = fma(d[t], xr, acc[t][r]);
-    }
-  }
-  for (int t = 0; t < NT; t++)
-    for (int r = 0; r < R; r++) storeUpTo16(gradient + t * tileFloats + r * kTileRows, acc[t][r], t == NT - 1 ? lanes : kTileRows);
-}
-
-template <int R, int NT>
-inline void addOuterOrNarrower(int32_t width, float* gradient, int64_t tileFloats, const float* dy, const float* x, int32_t count, int32_t lanes) {
-  if (width == R) return addOuter<R, NT>(gradient, tileFloats, dy, x, count, lanes);
-  if constexpr (R > 1) addOuterOrNarrower<R - 1, NT>(width, gradient, tileFloats, dy, x, count, lanes);
-}
-
+constexpr int32_t kPackedCols = 96;     // read side by side when rows are packed: six cache lines of each
+constexpr int32_t kOuterRows = 192;     // rows at a time: 16 outputs of so many (12 kB) stay in the first-level cache
+constexpr int32_t kOuterPanels = 32;    // inputs, times kRowsF32, that stay in the second-level cache while tiles pass over them (144 kB)
 // Rows [0, count) of a [·, cols] matrix as [cols / width][count][width]; the last piece is as wide as what is left, or padded with zeros.
 inline void packColumns(float* to, const float* from, int32_t count, int32_t cols, int32_t width, bool padded) {
-  auto body = [&](int piece) {
-    const int32_t col = piece * width, real = cols - col < width ? cols - col : width, stored = padded ? width : real;
-    float* out = to + int64_t(col) * count;
-    for (int32_t i = 0; i < count; i++, out += stored) {
-      const float* row = from + int64_t(i) * cols + col;
-      for (int32_t c = 0; c < real; c++) out[c] = row[c];
-      for (int32_t c = real; c < stored; c++) out[c] = 0;
+  const int32_t together = kPackedCols / width * width;
+  auto body = [&](int chunk) {
+    const int32_t first = chunk * together, end = first + together < cols ? first + together : cols;
+    for (int32_t i = 0; i < count; i++) {
+      const float* row = from + int64_t(i) * cols;
+      for (int32_t col = first; col < end; col += width) {
+        const int32_t real = cols - col < width ? cols - col : width, stored = padded ? width : real;
+        float* out = to + int64_t(col) * count + i * stored;
+        for (int32_t c = 0; c < real; c++) out[c] = row[col + c];
+        for (int32_t c = real; c < stored; c++) out[c] = 0;
+      }
     }
   };
-  parallel((cols + width - 1) / width, body);
+  parallel((cols + together - 1) / together, body);
 }
 
 void accumulateOuter(const Matrix& gradient, const float* dy, const float* x, int32_t n) {
@@ -73,8 +76,8 @@ void accumulateOuter(const Matrix& gradient, const float* dy, const float* x, in
   float* dys = static_cast<float*>(scratch(0, size_t(tiles) * kTileRows * most * 4));
   float* xs = static_cast<float*>(scratch(2, size_t(cols) * most * 4));
   // About eight chunks per thread, so that a core that is held up does not hold up the other.
-  int32_t perChunk = (tiles / (threadCount() * 8)) / kOuterTiles * kOuterTiles;
-  if (perChunk < kOuterTiles) perChunk = kOuterTiles;
+  int32_t perChunk = (tiles / (threadCount() * 8)) / kTogether * kTogether;
+  if (perChunk < kTogether) perChunk = kTogether;
   for (int32_t start = 0; start < n; start += kOuterRows) {
     const int32_t count = n - start < kOuterRows ? n - start : kOuterRows;
     packColumns(dys, dy + int64_t(start) * gradient.rows, count, gradient.rows, kTileRows, true);
@@ -84,14 +87,14 @@ void accumulateOuter(const Matrix& gradient, const float* dy, const float* x, in
       for (int32_t group = 0; group < panels; group += kOuterPanels) {
         const int32_t stop = group + kOuterPanels < panels ? group + kOuterPanels : panels;
         for (int32_t t = first; t < end;) {
-          const int32_t together = t + kOuterTiles <= end ? kOuterTiles : 1, left = gradient.rows - (t + together - 1) * kTileRows;
+          const int32_t together = t + kTogether <= end ? kTogether : 1, left = gradient.rows - (t + together - 1) * kTileRows;
+          const float* tile = dys + int64_t(t) * count * kTileRows;
           for (int32_t panel = group; panel < stop; panel++) {
             const int32_t col = panel * kRowsF32, width = cols - col < kRowsF32 ? cols - col : kRowsF32;
             float* to = tileOf(gradient, t) + int64_t(col) * kTileRows;
-            const float* tileDy = dys + int64_t(t) * count * kTileRows;
-            const float* panelX = xs + int64_t(col) * count;
-            if (together == kOuterTiles) addOuterOrNarrower<kRowsF32, kOuterTiles>(width, to, tileFloats, tileDy, panelX, count, left);
-            else addOuterOrNarrower<kRowsF32, 1>(width, to, tileFloats, tileDy, panelX, count, left);
+            const float* inputs = xs + int64_t(col) * count;
+            if (together == kTogether) addProductsOrFewer<kRowsF32, kTogether>(width, to, tileFloats, tile, int64_t(count) * kTileRows, inputs, count, left);
+            else addProductsOrFewer<kRowsF32, 1>(width, to, tileFloats, tile, 0, inputs, count, left);
           }
           t += together;
         }

@@ -226,6 +226,30 @@ inline void quantiseRow(const float* x, int32_t cols, int32_t blocks, QuantisedR
   }
 }
 
+// x as [pass][cols][R], where a pass has up to `most` rows: by passes where there are enough for all threads, else by rows.
+inline void interleavePasses(float* to, const float* x, int32_t cols, int32_t n, int32_t most) {
+  const int32_t passes = (n + most - 1) / most;
+  if (passes >= 2 * threadCount()) {
+    auto byPass = [&](int pass) {
+      const int32_t row = pass * most, rows = passRows(n, row, most);
+      const float* from = x + int64_t(row) * cols;
+      float* out = to + int64_t(row) * cols;
+      for (int32_t k = 0; k < cols; k++, out += rows)
+        for (int32_t r = 0; r < rows; r++) out[r] = from[int64_t(r) * cols + k];
+    };
+    return parallel(passes, byPass);
+  }
+  auto byRow = [&](int32_t first, int32_t end) {
+    for (int32_t row = first; row < end; row++) {
+      const int32_t rows = passRows(n, row, most), lane = row % most;
+      float* out = to + int64_t(row - lane) * cols + lane;
+      const float* from = x + int64_t(row) * cols;
+      for (int32_t k = 0; k < cols; k++) out[int64_t(k) * rows] = from[k];
+    }
+  };
+  forRows(n, byRow);
+}
+
 // x [n, cols] as the passes read it, in scratch memory (one f32 row needs no copy).
 inline Inputs layOut(const float* x, const Matrix& w, int32_t n) {
   Inputs in{};
@@ -234,15 +258,7 @@ inline Inputs layOut(const float* x, const Matrix& w, int32_t n) {
     in.f32 = x;
     if (n == 1) return in;
     float* xs = static_cast<float*>(scratch(0, size_t(n) * cols * 4));
-    auto interleave = [&](int32_t first, int32_t end) {
-      for (int32_t row = first; row < end; row++) {
-        const int32_t rows = passRows(n, row, most), lane = row % most;
-        float* to = xs + int64_t(row - lane) * cols + lane;
-        const float* from = x + int64_t(row) * cols;
-        for (int32_t k = 0; k < cols; k++) to[int64_t(k) * rows] = from[k];
-      }
-    };
-    forRows(n, interleave);
+    interleavePasses(xs, x, cols, n, most);
     in.f32 = xs;
     return in;
   }
@@ -274,8 +290,93 @@ inline Inputs layOut(const float* x, const Matrix& w, int32_t n) {
   return in;
 }
 
+// Many rows of many inputs (a gradient that comes back through an LM head): of more than kLongFrom inputs two tiles do not fit the
+// second-level cache beside the rows. So rows come in groups and inputs in blocks, and a group's block of inputs stays there while tiles
+// pass over it. Sums go on from block to block in scratch memory, which changes no bit of them.
+
+constexpr int32_t kLongFrom = 2048;      // inputs: two tiles are 256 kB
+constexpr int32_t kLongRowsFrom = 48;    // rows; fewer are a matter of reading the weights
+constexpr int32_t kGroupRows = 96;       // whole passes (2, 6 or 8)
+constexpr int32_t kGroupInputs = 768;    // 288 kB of a group, 48 kB of a tile
+constexpr int32_t kGroupTiles = 8;       // of a chunk: their sums are 48 kB
+constexpr int64_t kLaidOutBytes = 8 << 20;  // of inputs at a time
+constexpr int kTogether = kRowsF32 <= kF32TwoTiles ? 2 : 1;  // tiles side by side in registers
+
+// sums[t][r] += Σ w[t][k] · x[k][r], k ascending, for NT tiles of 16 and R rows; of the last tile only the first lanes are stored.
+template <int R, int NT>
+inline void addProducts(float* sums, int64_t sumsTile, const float* w, int64_t wTile, const float* x, int32_t count, int32_t lanes) {
+  V16f acc[NT][R];
+  for (int t = 0; t < NT; t++)
+    for (int r = 0; r < R; r++) acc[t][r] = load(sums + t * sumsTile + r * kTileRows);
+  for (int32_t k = 0; k < count; k++, w += kTileRows, x += R) {
+    V16f wt[NT];
+#pragma GCC unroll 8
+    for (int t = 0; t < NT; t++) wt[t] = load(w + t * wTile);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+      const V16f xr = set1(x[r]);
+#pragma GCC unroll 8
+      for (int t = 0; t < NT; t++) acc[t][r] = fma(wt[t], xr, acc[t][r]);
+    }
+  }
+  for (int t = 0; t < NT; t++)
+    for (int r = 0; r < R; r++) storeUpTo16(sums + t * sumsTile + r * kTileRows, acc[t][r], t == NT - 1 ? lanes : kTileRows);
+}
+
+template <int R, int NT>
+inline void addProductsOrFewer(int32_t rows, float* sums, int64_t sumsTile, const float* w, int64_t wTile, const float* x, int32_t count, int32_t lanes) {
+  if (rows == R) return addProducts<R, NT>(sums, sumsTile, w, wTile, x, count, lanes);
+  if constexpr (R > 1) addProductsOrFewer<R - 1, NT>(rows, sums, sumsTile, w, wTile, x, count, lanes);
+}
+
+// Tiles [first, end) for the group of rows [row, row + rows).
+inline void groupProducts(const Matrix& w, const float* x, int32_t row, int32_t rows, int32_t first, int32_t end, const Output& o) {
+  const int32_t cols = w.cols;
+  const int64_t tileFloats = int64_t(cols) * kTileRows, sumsTile = int64_t(rows) * kTileRows;
+  float* sums = static_cast<float*>(scratch(1, size_t(end - first) * sumsTile * 4));
+  for (int32_t k = 0; k < cols; k += kGroupInputs) {
+    const int32_t count = cols - k < kGroupInputs ? cols - k : kGroupInputs;
+    for (int32_t t = first; t < end;) {
+      const int32_t together = t + kTogether <= end ? kTogether : 1;
+      const float* tile = reinterpret_cast<const float*>(w.data) + t * tileFloats + int64_t(k) * kTileRows;
+      for (int32_t r = 0; r < rows; r += kRowsF32) {
+        const int32_t width = rows - r < kRowsF32 ? rows - r : kRowsF32;
+        const float* inputs = x + int64_t(row + r) * cols + int64_t(k) * width;
+        float* to = sums + (t - first) * sumsTile + r * kTileRows;
+        if (k == 0)
+          for (int32_t i = 0; i < together; i++)
+            for (int32_t j = 0; j < width; j++) store(to + i * sumsTile + j * kTileRows, set1(0));
+        if (together == kTogether) addProductsOrFewer<kRowsF32, kTogether>(width, to, sumsTile, tile, tileFloats, inputs, count, kTileRows);
+        else addProductsOrFewer<kRowsF32, 1>(width, to, sumsTile, tile, tileFloats, inputs, count, kTileRows);
+        if (k + count == cols)
+          for (int32_t i = 0; i < together; i++)
+            for (int32_t j = 0; j < width; j++) finish(o, row + r + j, t + i, load(to + i * sumsTile + j * kTileRows));
+      }
+      t += together;
+    }
+  }
+}
+
+void matmulLong(float* out, const float* x, const Matrix& w, int32_t n, const float* residual) {
+  const int64_t fit = kLaidOutBytes / (int64_t(w.cols) * 4) / kGroupRows * kGroupRows;
+  const int32_t most = n < fit ? n : fit < kGroupRows ? kGroupRows : int32_t(fit), chunks = (w.tiles() + kGroupTiles - 1) / kGroupTiles;
+  float* xs = static_cast<float*>(scratch(0, size_t(most) * w.cols * 4));
+  for (int32_t start = 0; start < n; start += most) {
+    const int32_t rows = n - start < most ? n - start : most;
+    const int64_t at = int64_t(start) * w.rows;
+    const Output output{out + at, residual ? residual + at : nullptr, w.rows};
+    interleavePasses(xs, x + int64_t(start) * w.cols, w.cols, rows, kRowsF32);
+    auto body = [&](int piece) {
+      const int32_t row = piece / chunks * kGroupRows, first = piece % chunks * kGroupTiles;
+      groupProducts(w, xs, row, rows - row < kGroupRows ? rows - row : kGroupRows, first, first + kGroupTiles < w.tiles() ? first + kGroupTiles : w.tiles(), output);
+    };
+    parallel((rows + kGroupRows - 1) / kGroupRows * chunks, body);
+  }
+}
+
 void matmul(float* out, const float* x, const Matrix& w, int32_t n, const float* residual) {
   if (n == 0) return;
+  if (w.dtype == Dtype::F32 && w.cols > kLongFrom && n >= kLongRowsFrom) return matmulLong(out, x, w, n, residual);
   const Inputs in = layOut(x, w, n);
   const Output output{out, residual, w.rows};
   const int32_t tiles = w.tiles(), most = rowsPerPass(w.dtype, n), passes = (n + most - 1) / most;

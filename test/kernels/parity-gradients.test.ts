@@ -26,8 +26,8 @@ const ROWS = [1, 15, 16, 17, 33, 547];
 const COLS = [1, 2, 5, 6, 7, 8, 9, 16, 17, 100, 300];
 /** Rows of the batch on both sides of the chunk of 4 … */
 const COUNTS = [1, 3, 4, 5, 17];
-/** … and of the block of 256. */
-const LONG_COUNTS = [255, 256, 257, 700];
+/** … and of the block of 192. */
+const LONG_COUNTS = [191, 192, 193, 500];
 /** Elements on both sides of the vector of 16. */
 const WIDTHS = [1, 15, 16, 17, 33, 100, 576];
 
