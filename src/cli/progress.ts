@@ -53,24 +53,25 @@ export class RateBar implements Disposable {
     this.#first = first;
     if (!process.stderr.isTTY) return;
     this.#bar = new SingleBar({
-      format: `${label} {bar} {percentage}% · {value} of {total} · {rate} tokens/s · {left} left`,
+      format: `${label} {bar} {percentage}% · {value} of {total} · {rate} tokens/s · {left} left{note}`,
       stream: process.stderr,
       clearOnComplete: true,
       barsize: 24,
     });
-    this.#bar.start(total, first, { rate: '…', left: '…' });
+    this.#bar.start(total, first, { rate: '…', left: '…', note: '' });
   }
 
-  /** @param items and @param tokens since it began. */
-  update(items: number, tokens: number): void {
+  /** @param items and @param tokens since it began. @param note what else there is to say. */
+  update(items: number, tokens: number, note?: string): void {
     const seconds = (performance.now() - this.#began) / 1000;
     const rate = (tokens / seconds).toFixed(0);
     const done = this.#first + items;
     const left = formatDuration(((this.#total - done) * seconds) / items);
-    this.#bar?.update(done, { rate, left });
+    const said = note === undefined ? '' : ` · ${note}`;
+    this.#bar?.update(done, { rate, left, note: said });
     if (this.#bar !== undefined || seconds < this.#lineAt) return;
     this.#lineAt += SECONDS_PER_LINE;
-    process.stderr.write(`${this.#label}: ${done} of ${this.#total}, ${rate} tokens/s, ${left} left\n`);
+    process.stderr.write(`${this.#label}: ${done} of ${this.#total}, ${rate} tokens/s, ${left} left${said}\n`);
   }
 
   [Symbol.dispose](): void {

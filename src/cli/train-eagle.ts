@@ -28,6 +28,7 @@ import { openStore } from './feature-store.ts';
 import { formatCount, formatDuration, formatFields } from './format.ts';
 import { Interruption } from './interruption.ts';
 import { RateBar } from './progress.ts';
+import { sparkline } from './sparkline.ts';
 import { synthesize } from './synthesize.ts';
 import { drawTraining } from './training-plot.ts';
 
@@ -58,6 +59,8 @@ interface Flags extends ModelOptions {
   readonly json?: boolean;
 }
 
+/** Characters of the loss's curve in the terminal. */
+const CURVE_WIDTH = 16;
 /** One text of so many is held back to judge by; of fewer, one. */
 const HELD_BACK_EVERY = 50;
 
@@ -230,8 +233,7 @@ async function trainOn(run: EagleRun, { checkpointSeconds }: Flags, interruption
   using bar = new RateBar('updates', trainer.totalSteps, firstStep);
   while (trainer.step < trainer.totalSteps && !interruption.asked) {
     const entries = run.advance();
-    bar.update(trainer.step - firstStep, entries.at(-1)!.tokens - firstTokens);
-    for (const entry of entries) if (entry.update === undefined) process.stderr.write(`${describe(entry)}\n`);
+    bar.update(trainer.step - firstStep, entries.at(-1)!.tokens - firstTokens, describe(run.log.entries));
     await nextTurn();
     if (performance.now() - savedAt > checkpointSeconds * 1000) {
       run.save();
@@ -248,11 +250,13 @@ function stopped(how: string): void {
   process.exitCode = 130; // as a shell tells of Ctrl-C
 }
 
-function describe({ step, tokens, losses }: LogEntry): string {
-  const share = (value: number): string => `${(100 * value).toFixed(1)} %`;
-  const agreement = losses.map((loss) => share(loss.agreement)).join(', ');
-  const { regression, classification } = losses[0]!;
-  return `update ${step}, ${formatCount(tokens)} tokens: held back, regression ${regression.toFixed(4)}, classification ${classification.toFixed(3)}, agreement by step ${agreement}`;
+/** The loss's curve and its last value; what held-back text said last. */
+function describe(entries: readonly LogEntry[]): string {
+  const losses = entries.filter(({ update }) => update !== undefined).map(({ losses }) => losses[0]!.classification);
+  const heldBack = entries.findLast(({ update }) => update === undefined);
+  const agreement = heldBack?.losses.map(({ agreement }) => `${(100 * agreement).toFixed(1)} %`).join(', ');
+  const curve = `loss ${sparkline(losses, CURVE_WIDTH)} ${losses.at(-1)!.toFixed(3)}`;
+  return agreement === undefined ? curve : `${curve} · agreement ${agreement}`;
 }
 
 function modelCard(
