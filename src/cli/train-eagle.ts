@@ -10,8 +10,9 @@ import { packageInfo } from '../package-info.ts';
 import { readConversations } from '../train/conversations.ts';
 import { computeFeatures, EagleRun, type EagleRunOptions } from '../train/eagle-run.ts';
 import { type EncodedConversation, encodeConversation, type Skipped } from '../train/encode-conversation.ts';
-import type { FeatureStore } from '../train/feature-store.ts';
+import { FeatureStore, type TextFeatures } from '../train/feature-store.ts';
 import { INITIAL_HEADS, type InitialHead } from '../train/initial-head.ts';
+import { LiveFeatures } from '../train/live-features.ts';
 import { requireAbsent, saveHead } from '../train/save.ts';
 import type { LogEntry } from '../train/training-log.ts';
 import {
@@ -37,6 +38,7 @@ interface Flags extends ModelOptions {
   readonly work?: string;
   readonly conversations?: readonly string[];
   readonly features?: string;
+  readonly liveFeatures?: boolean;
   readonly prompts?: readonly string[];
   readonly count?: number;
   readonly maxLength: number;
@@ -73,6 +75,7 @@ export function register(train: Command): void {
       .option('--work <directory>', 'text, features, checkpoint and curves (default: OUT with .training behind)')
       .option('--conversations <files...>', 'JSONL of conversations that exist (default: the model writes its own)')
       .option('--features <directory>', 'features that exist, of a run before or of `synthesize --features`')
+      .option('--live-features', 'compute the features of the conversations in every pass instead of keeping them')
       .option('--prompts <files...>', 'JSONL of prompts for the model to answer (default: it invents them)')
       .option('--count <n>', 'conversations that it writes', positiveNumber),
   )
@@ -104,6 +107,8 @@ export function register(train: Command): void {
 
 async function trainEagle(flags: Flags): Promise<void> {
   requireAbsent(flags.out);
+  if (flags.liveFeatures && (flags.conversations === undefined || flags.features !== undefined))
+    throw new RequestError('--live-features', 'needs --conversations, and no --features');
   const work = flags.work ?? `${flags.out}.training`;
   mkdirSync(work, { recursive: true });
   const directory = flags.features ?? join(work, 'features');
@@ -114,9 +119,16 @@ async function trainEagle(flags: Flags): Promise<void> {
   const sha256 = await hashModel(await fetchModel(flags.model));
   using interruption = new Interruption();
   using engine = await openEngine(flags);
-  using store = openStore(directory, sha256, flags, engine);
   const texts = readTexts(engine, files ?? [], flags);
-  if (files !== undefined && !(await fillStore(engine, store, texts.encoded, interruption))) return;
+  using store = flags.liveFeatures
+    ? new LiveFeatures(engine.target, texts.encoded)
+    : openStore(directory, sha256, flags, engine);
+  if (
+    files !== undefined &&
+    store instanceof FeatureStore &&
+    !(await fillStore(engine, store, texts.encoded, interruption))
+  )
+    return;
   using run = new EagleRun(work, engine.target, store, runOptions(engine, store, flags));
   const trained = await trainOn(run, flags, interruption);
   writeFileSync(join(work, 'curves.svg'), drawTraining(run.log.entries));
@@ -150,7 +162,7 @@ async function trainEagle(flags: Flags): Promise<void> {
     );
 }
 
-function runOptions({ target }: Engine, { texts }: FeatureStore, flags: Flags): EagleRunOptions {
+function runOptions({ target }: Engine, { texts }: TextFeatures, flags: Flags): EagleRunOptions {
   const { epochs, learningRate, warmup, clipNorm, seed, steps, stepDecay, noise, classification } = flags;
   const { promptEpochs, start, evaluateEvery } = flags;
   return {

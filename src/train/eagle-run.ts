@@ -12,7 +12,7 @@ import type { TargetModel } from '../model/target.ts';
 import type { TensorSource } from '../tensor/source.ts';
 import { coverage, draftVocabulary } from './draft-vocabulary.ts';
 import { EagleTraining, type EagleTrainingOptions } from './eagle.ts';
-import { type FeatureStore, featureBytes, requireSpace } from './feature-store.ts';
+import { type FeatureStore, featureBytes, requireSpace, type TextFeatures } from './feature-store.ts';
 import { type InitialHead, initialHead } from './initial-head.ts';
 import type { StepLoss } from './loss.ts';
 import { Trainer, type TrainSettings } from './trainer.ts';
@@ -78,14 +78,14 @@ export class EagleRun implements Disposable {
   /** Whether it went on from a checkpoint. */
   readonly resumed: boolean;
   readonly #training: EagleTraining;
-  readonly #store: FeatureStore;
+  readonly #store: TextFeatures;
   readonly #options: EagleRunOptions;
   readonly #trained: readonly number[]; // texts
   readonly #heldBack: readonly number[];
   readonly #checkpoint: string;
 
   /** @throws RequestError where the directory's checkpoint is of another run. */
-  constructor(directory: string, target: TargetModel, store: FeatureStore, options: EagleRunOptions) {
+  constructor(directory: string, target: TargetModel, store: TextFeatures, options: EagleRunOptions) {
     this.#store = store;
     this.#options = options;
     this.#checkpoint = join(directory, 'checkpoint.safetensors');

@@ -29,6 +29,15 @@ export interface FeatureSettings {
   readonly hiddenSize: number;
 }
 
+/** Texts with their features, wherever these come from. */
+export interface TextFeatures {
+  readonly texts: number;
+  /** Of all texts. */
+  readonly tokens: number;
+  text(index: number): EncodedText;
+  read(index: number): TrainingText;
+}
+
 const BYTES = 2; // of an f16
 
 /** Half-open ranges [start, end) in which the mask is 1, one after another. */
@@ -40,7 +49,7 @@ interface StoredText {
   readonly first: number;
 }
 
-export class FeatureStore implements Disposable {
+export class FeatureStore implements TextFeatures, Disposable {
   readonly directory: string;
   readonly #settings: FeatureSettings;
   readonly #texts: StoredText[] = [];

@@ -91,6 +91,17 @@ describe('train eagle', () => {
     expect(existsSync(out)).toBe(false);
   });
 
+  test('keeps no features where it shall not', async () => {
+    const out = join(scratch, 'live');
+    const args = ['train', 'eagle', '-o', out, '--conversations', conversations, ...SMALL, '--epochs', '1'];
+    const trained = await eaglet([...args, '--live-features']);
+    expect(trained.code, trained.stderr).toBe(0);
+    expect(existsSync(join(out, 'model.safetensors'))).toBe(true);
+    expect(existsSync(join(`${out}.training`, 'features'))).toBe(false);
+    const refused = await eaglet(['train', 'eagle', '-o', join(scratch, 'none'), '--live-features']);
+    expect(refused.stderr).toMatch(/--live-features: needs --conversations/);
+  });
+
   test('refuses to go on with other settings', async () => {
     const out = join(scratch, 'resumed');
     const args = ['train', 'eagle', '-o', out, '--conversations', conversations, ...SMALL, '--epochs', '1'];

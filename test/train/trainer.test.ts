@@ -12,6 +12,7 @@ import { coverage, draftVocabulary } from '../../src/train/draft-vocabulary.ts';
 import { EagleTraining } from '../../src/train/eagle.ts';
 import { FeatureStore, requireSpace } from '../../src/train/feature-store.ts';
 import { initialHead } from '../../src/train/initial-head.ts';
+import { LiveFeatures } from '../../src/train/live-features.ts';
 import { rowMajor } from '../../src/train/matrices.ts';
 import { saveHead } from '../../src/train/save.ts';
 import { learningRate } from '../../src/train/schedule.ts';
@@ -215,6 +216,21 @@ describe('feature store', () => {
         fill(store, all.slice(after.length));
       }
       expect(contents(directory)).toEqual(before);
+    });
+  });
+
+  it('is as good as features that are computed whenever they are read', () => {
+    stored((directory) => {
+      using store = new FeatureStore(directory, FEATURES);
+      using live = new LiveFeatures(target, all);
+      expect([live.texts, live.tokens]).toEqual([store.texts, store.tokens]);
+      for (const index of all.keys()) {
+        const { features, ...text } = live.read(index);
+        const kept = store.read(index);
+        expect(text).toEqual({ ids: kept.ids, mask: kept.mask });
+        for (const [i, value] of kept.features.entries())
+          expect(Math.abs(value - features[i]!)).toBeLessThanOrEqual(Math.abs(value) * 2 ** -10 + 2 ** -24);
+      }
     });
   });
 
