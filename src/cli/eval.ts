@@ -89,6 +89,12 @@ async function alongTexts(
   using engine = await openEngine({ ...flags, head: directory, tree: parseTreeOption('chain:1') });
   const { target, tokenizer, chatTemplate } = engine;
   if (tokenizer === undefined) throw new RequestError('model', 'has no tokenizer: it cannot read text');
+  const { contextLength } = target.config;
+  if (flags.maxLength > contextLength)
+    throw new RequestError(
+      '--max-length',
+      `must be at most the model's context of ${contextLength}, got ${flags.maxLength}`,
+    );
   using files = openHeadFiles(directory);
   using head = new EagleHead(target, files.config, files.source, { dtype: HEAD_DTYPE });
   using reader = new FeatureReader(target, flags.maxLength);

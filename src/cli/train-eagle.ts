@@ -198,11 +198,14 @@ interface Texts {
 }
 
 function readTexts(
-  { tokenizer, chatTemplate }: Engine,
+  { tokenizer, chatTemplate, target }: Engine,
   files: readonly string[],
   { maxLength: maxTokens }: Flags,
 ): Texts {
   if (tokenizer === undefined) throw new RequestError('model', 'has no tokenizer: it cannot read text');
+  const { contextLength } = target.config;
+  if (maxTokens > contextLength)
+    throw new RequestError('--max-length', `must be at most the model's context of ${contextLength}, got ${maxTokens}`);
   const encoded: EncodedConversation[] = [];
   const skipped: Partial<Record<Skipped, number>> = {};
   for (const file of files)

@@ -102,6 +102,15 @@ describe('train eagle', () => {
     expect(refused.stderr).toMatch(/--live-features: needs --conversations/);
   });
 
+  test.each([
+    ['train eagle', ['train', 'eagle', '-o', join(scratch, 'long'), '--conversations', conversations]],
+    ['eval', ['eval', '--conversations', conversations]],
+  ])('%s refuses texts longer than the context', async (_, args) => {
+    const refused = await eaglet([...args, '--max-length', '9000']);
+    expect(refused.code).toBe(1);
+    expect(refused.stderr).toMatch(/--max-length: must be at most the model's context of 8192, got 9000/);
+  });
+
   test('refuses to go on with other settings', async () => {
     const out = join(scratch, 'resumed');
     const args = ['train', 'eagle', '-o', out, '--conversations', conversations, ...SMALL, '--epochs', '1'];
