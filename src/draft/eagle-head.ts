@@ -4,7 +4,7 @@
  */
 import { CheckpointError } from '../errors.ts';
 import { type PackedMatrix, packedBytes, type WeightDtype } from '../kernels/kernels.ts';
-import type { ForwardBatch } from '../model/forward-batch.ts';
+import type { ForwardBatch, ForwardRows } from '../model/forward-batch.ts';
 import { KvCache } from '../model/kv-cache.ts';
 import {
   decoderLayer,
@@ -26,9 +26,6 @@ export interface HeadOptions {
   /** Of the head and its cut LM head: it never changes the text, only how often guesses are right. */
   readonly dtype: WeightDtype;
 }
-
-/** What a forward needs of a batch. */
-export type HeadRows = Pick<ForwardBatch, 'rows' | 'tokens' | 'positions' | 'layout'>;
 
 export class EagleHead implements Disposable {
   readonly config: HeadConfig;
@@ -101,7 +98,7 @@ export class EagleHead implements Disposable {
    * features [rows, d] beside the batch's tokens (each one ahead of its feature) → predicted features [rows, d]; valid until the next call.
    * @param ops what computes: training gives a tape.
    */
-  forward(batch: HeadRows, features: Tensor, cache: KvCache, ops: Ops = this.#ops): Tensor {
+  forward(batch: ForwardRows, features: Tensor, cache: KvCache, ops: Ops = this.#ops): Tensor {
     ops.release(0);
     const embedded = ops.gather(this.#target.embedding, batch.tokens, batch.rows);
     const x = ops.linear(ops.concat(embedded, features), this.#fc, undefined, this.#fcBias);

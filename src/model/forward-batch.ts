@@ -8,6 +8,9 @@ import type { KvSequence } from './kv-cache.ts';
 /** The parent of a row that follows the committed prefix directly. */
 export const COMMITTED = -1;
 
+/** What layers need of a batch. */
+export type ForwardRows = Pick<ForwardBatch, 'rows' | 'tokens' | 'positions' | 'layout'>;
+
 export class ForwardBatch {
   readonly tokens: Int32Array; // [maxRows]
   readonly positions: Int32Array; // [maxRows]

@@ -1,11 +1,19 @@
 /** Llama: token embedding, pre-norm decoder layers with grouped-query attention and SwiGLU, final norm, LM head. */
 import type { Kernels, KvDtype, PackedMatrix } from '../kernels/kernels.ts';
-import { EagerOps } from '../tensor/ops.ts';
+import { EagerOps, type Ops } from '../tensor/ops.ts';
 import type { TensorSource } from '../tensor/source.ts';
+import type { Tensor } from '../tensor/tensor.ts';
 import type { ModelConfig } from './config.ts';
-import type { ForwardBatch } from './forward-batch.ts';
+import type { ForwardBatch, ForwardRows } from './forward-batch.ts';
 import { KvCache } from './kv-cache.ts';
-import { decoderLayer, type LayerSettings, type LayerWeights, loadLayer } from './layers.ts';
+import {
+  decoderLayer,
+  type LayerSettings,
+  type LayerWeights,
+  layerTensors,
+  loadLayer,
+  type WeightTensor,
+} from './layers.ts';
 import { rotaryTables } from './rope.ts';
 import type { ForwardOutput, TargetModel } from './target.ts';
 import { type ModelDtype, WeightLoader } from './weights.ts';
@@ -26,7 +34,7 @@ export function loadLlama(
   return new Llama(kernels, config, source, options);
 }
 
-class Llama implements TargetModel {
+export class Llama implements TargetModel {
   readonly config: ModelConfig;
   readonly kernels: Kernels;
   readonly embedding: PackedMatrix;
@@ -73,17 +81,36 @@ class Llama implements TargetModel {
 
   forward(batch: ForwardBatch, cache: KvCache): ForwardOutput {
     const ops = this.#ops;
-    const { config } = this;
+    const features = this.features(batch, cache);
+    const wanted =
+      batch.logitCount === batch.rows ? features : ops.selectRows(features, batch.logitRows, batch.logitCount);
+    return { features, logits: ops.linear(wanted, this.lmHead) };
+  }
+
+  /**
+   * The last hidden state after the final norm, what the LM head reads: [rows, d], valid until the model's next forward.
+   * @param ops what computes: training gives a tape.
+   */
+  features(batch: ForwardRows, cache: KvCache, ops: Ops = this.#ops): Tensor {
     ops.release(0);
     const start = ops.mark();
     let x = ops.gather(this.embedding, batch.tokens, batch.rows);
     for (let i = 0; i < this.#layers.length; i++) {
       x = ops.keep(start, decoderLayer(ops, this.#layers[i]!, x, cache.layers[i]!, this.#settings, batch));
     }
-    const features = ops.rmsNorm(x, this.#finalNorm, config.rmsNormEps);
-    const wanted =
-      batch.logitCount === batch.rows ? features : ops.selectRows(features, batch.logitRows, batch.logitCount);
-    return { features, logits: ops.linear(wanted, this.lmHead) };
+    return ops.rmsNorm(x, this.#finalNorm, this.config.rmsNormEps);
+  }
+
+  /** All weights under the names of the published layout; fused matrices appear in parts, tied ones once. */
+  tensors(): WeightTensor[] {
+    const { config, embedding, lmHead } = this;
+    const rows = config.vocabSize;
+    return [
+      { name: 'model.embed_tokens.weight', weight: embedding, first: 0, rows },
+      ...this.#layers.flatMap((layer, i) => layerTensors(`model.layers.${i}.`, layer, config)),
+      { name: 'model.norm.weight', weight: this.#finalNorm, first: 0, rows: config.hiddenSize },
+      ...(lmHead === embedding ? [] : [{ name: 'lm_head.weight', weight: lmHead, first: 0, rows }]),
+    ];
   }
 
   [Symbol.dispose](): void {

@@ -4,9 +4,9 @@
  * i + 1 + j. It looks at what decoding would show it there: the rows of step 0 up to its own, made of true features, and behind them its
  * own rows of steps 1 to j (EAGLE-3, arXiv:2503.01840, §3.2, figure 6).
  */
-import type { HeadRows } from '../draft/eagle-head.ts';
 import type { AttentionLayout } from '../kernels/kernels.ts';
 import { KV_TILE } from '../kernels/kernels.ts';
+import type { ForwardRows } from '../model/forward-batch.ts';
 
 export interface EncodedText {
   readonly ids: Int32Array; // [n]
@@ -20,7 +20,7 @@ export interface TrainingText extends EncodedText {
   readonly features: Float32Array; // [n, d]
 }
 
-export interface UnrolledStep extends HeadRows {
+export interface UnrolledStep extends ForwardRows {
   /** Row of the step before whose prediction is this row's feature; at step 0 the row of the true features. */
   readonly source: Int32Array; // [rows]
   /** Row of the true features to be predicted. */
