@@ -2,13 +2,13 @@
 import { uniformAt } from '../decode/rng.ts';
 import type { EagleHead } from '../draft/eagle-head.ts';
 import type { Kernels } from '../kernels/kernels.ts';
-import type { KvCache } from '../model/kv-cache.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { ScratchTensor } from '../tensor/tensor.ts';
 import { EagleLoss, type LossWeights, type Prediction, type StepLoss } from './loss.ts';
 import { Parameters } from './parameters.ts';
+import { StepCache } from './step-cache.ts';
 import { Tape } from './tape.ts';
-import { type TrainingText, type Unrolled, unroll } from './unroll.ts';
+import { type TrainingText, unroll } from './unroll.ts';
 
 export interface EagleTrainingOptions {
   readonly loss?: LossWeights;
@@ -28,8 +28,7 @@ export class EagleTraining implements Disposable {
   readonly #options: EagleTrainingOptions;
   readonly #truth = new ScratchTensor();
   readonly #input = new ScratchTensor();
-  #cache: KvCache | undefined;
-  #slots = 0;
+  readonly #cache: StepCache;
 
   /** @param head with f32 weights. */
   constructor(kernels: Kernels, head: EagleHead, options: EagleTrainingOptions) {
@@ -37,6 +36,7 @@ export class EagleTraining implements Disposable {
     this.#options = options;
     this.parameters = new Parameters(kernels, head.tensors());
     this.#tape = new Tape(kernels, this.parameters);
+    this.#cache = new StepCache(this.#tape, (slots) => head.createCache(slots));
     this.#loss = new EagleLoss(kernels, head.lmHead, options.loss);
   }
 
@@ -60,7 +60,7 @@ export class EagleTraining implements Disposable {
   #predict(texts: readonly TrainingText[], seed: number, noise: number): Prediction[] {
     const { steps, stepDecay } = this.#options;
     const plan = unroll(texts, steps);
-    const cache = this.#cacheFor(plan);
+    const cache = this.#cache.reserve(plan.slots);
     const truth = gatherTruth(this.#truth, texts, this.#head.config.hiddenSize);
     const predictions: Prediction[] = [];
     let features: Tensor = truth;
@@ -85,18 +85,8 @@ export class EagleTraining implements Disposable {
     return input;
   }
 
-  #cacheFor({ slots }: Unrolled): KvCache {
-    if (this.#cache === undefined || this.#slots < slots) {
-      this.#cache?.[Symbol.dispose]();
-      this.#tape.forgetCaches();
-      this.#cache = this.#head.createCache(slots);
-      this.#slots = slots;
-    }
-    return this.#cache;
-  }
-
   [Symbol.dispose](): void {
-    this.#cache?.[Symbol.dispose]();
+    this.#cache[Symbol.dispose]();
   }
 }
 
