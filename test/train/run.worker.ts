@@ -2,7 +2,8 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { createKernels } from '../../src/kernels/choose.ts';
-import { computeFeatures, EagleRun } from '../../src/train/eagle-run.ts';
+import { computeFeatures } from '../../src/train/compute-features.ts';
+import { EagleRun } from '../../src/train/eagle-run.ts';
 import { FeatureStore } from '../../src/train/feature-store.ts';
 import type { EncodedText } from '../../src/train/unroll.ts';
 import { randomInteger, xorshift } from '../support/random.ts';

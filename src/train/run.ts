@@ -1,0 +1,141 @@
+/**
+ * Training from texts to weights, whatever learns, in a directory of its own that can be left at any moment and come back to: updates, with
+ * some of the texts held back to judge by.
+ */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { RequestError } from '../errors.ts';
+import type { TextFeatures } from './feature-store.ts';
+import type { StepLoss } from './loss.ts';
+import type { Parameters } from './parameters.ts';
+import { Trainer, type TrainSettings } from './trainer.ts';
+import { type LogEntry, TrainingLog } from './training-log.ts';
+import type { TrainingText } from './unroll.ts';
+
+/** What learns from texts. */
+export interface Learner extends Disposable {
+  readonly parameters: Parameters;
+  /** Leaves the loss's gradients in the parameters. @param seed of noise, where there is any. */
+  gradients(texts: readonly TrainingText[], seed: number): StepLoss[];
+  /** The losses without noise and without gradients. */
+  evaluate(texts: readonly TrainingText[]): StepLoss[];
+}
+
+export interface RunOptions {
+  readonly settings: TrainSettings;
+  /** In the first epochs every token counts, prompts too; in the others answers alone: breadth first, the model's own words last. */
+  readonly promptEpochs: number;
+  /** One text of so many is held back. */
+  readonly heldBackEvery: number;
+  /** Updates between two looks at the texts held back. */
+  readonly evaluateEvery: number;
+}
+
+/** Indices of texts. */
+export interface TextSplit {
+  readonly trained: readonly number[];
+  readonly heldBack: readonly number[];
+}
+
+/** At most so many texts are held back: more tell hardly more. */
+const MOST_HELD_BACK = 64;
+
+/** @throws RequestError where there is nothing for one of the two. */
+export function splitTexts({ texts }: TextFeatures, heldBackEvery: number): TextSplit {
+  const all = Array.from({ length: texts }, (_, index) => index);
+  const isHeldBack = (index: number): boolean =>
+    index % heldBackEvery === heldBackEvery - 1 && index < heldBackEvery * MOST_HELD_BACK;
+  const heldBack = all.filter(isHeldBack);
+  const trained = all.filter((index) => !isHeldBack(index));
+  if (trained.length === 0 || heldBack.length === 0)
+    throw new RequestError('texts', `must be two at least, one to learn from and one to judge by, got ${texts}`);
+  return { trained, heldBack };
+}
+
+export class TrainingRun implements Disposable {
+  readonly trainer: Trainer;
+  readonly log: TrainingLog;
+  readonly options: RunOptions;
+  /** Whether it went on from a checkpoint. */
+  readonly resumed: boolean;
+  readonly #learner: Learner;
+  readonly #features: TextFeatures;
+  readonly #heldBack: readonly number[]; // texts
+  readonly #checkpoint: string;
+
+  /**
+   * @param learner disposed of with the run.
+   * @param options all that the course of the run depends on, the learner's own options too: a checkpoint of other ones is refused.
+   * @throws RequestError where the directory's checkpoint is of another run.
+   */
+  constructor(directory: string, features: TextFeatures, learner: Learner, options: RunOptions) {
+    const { trained, heldBack } = splitTexts(features, options.heldBackEvery);
+    this.#learner = learner;
+    this.#features = features;
+    this.options = options;
+    this.#heldBack = heldBack;
+    this.#checkpoint = join(directory, 'checkpoint.safetensors');
+    const gradients = (texts: readonly number[], seed: number, epoch: number): StepLoss[] =>
+      learner.gradients(
+        texts.map((text) => this.#read(trained[text]!, epoch < options.promptEpochs)),
+        seed,
+      );
+    const lengths = trained.map((index) => features.text(index).ids.length);
+    this.trainer = new Trainer({ parameters: learner.parameters, gradients }, lengths, options.settings, options);
+    this.resumed = existsSync(this.#checkpoint);
+    if (this.resumed) this.trainer.restore(this.#checkpoint);
+    this.log = new TrainingLog(join(directory, 'log.jsonl'), this.trainer.step);
+  }
+
+  /** One update, and now and then a look at the texts held back; what was written to the log. */
+  advance(): readonly LogEntry[] {
+    const began = performance.now();
+    const { step, tokens, learningRate, gradientNorm, losses } = this.trainer.advance();
+    const ms = performance.now() - began;
+    const before = this.log.entries.at(-1)?.tokens ?? 0;
+    const entries: LogEntry[] = [
+      { step, tokens: before + tokens, losses: [...losses], update: { learningRate, gradientNorm, ms } },
+    ];
+    if (step % this.options.evaluateEvery === 0 || step === this.trainer.totalSteps)
+      entries.push({ step, tokens: before + tokens, losses: this.evaluate() });
+    for (const entry of entries) this.log.append(entry);
+    return entries;
+  }
+
+  /** The losses of the texts held back, whose answers count. */
+  evaluate(): StepLoss[] {
+    const sums: StepLoss[] = [];
+    for (const index of this.#heldBack)
+      for (const [j, loss] of this.#learner.evaluate([this.#read(index, false)]).entries())
+        sums[j] = sums[j] === undefined ? loss : merge(sums[j], loss);
+    return sums;
+  }
+
+  /** From here on nothing is lost. */
+  save(): void {
+    this.trainer.save(this.#checkpoint);
+  }
+
+  #read(index: number, everything: boolean): TrainingText {
+    const text = this.#features.read(index);
+    return everything ? { ...text, mask: new Uint8Array(text.mask.length).fill(1) } : text;
+  }
+
+  [Symbol.dispose](): void {
+    this.log[Symbol.dispose]();
+    this.#learner[Symbol.dispose]();
+  }
+}
+
+/** Of both together. */
+function merge(a: StepLoss, b: StepLoss): StepLoss {
+  const rows = a.rows + b.rows;
+  const mean = (pick: (loss: StepLoss) => number): number =>
+    rows === 0 ? 0 : (pick(a) * a.rows + pick(b) * b.rows) / rows;
+  return {
+    rows,
+    regression: mean(({ regression }) => regression),
+    classification: mean(({ classification }) => classification),
+    agreement: mean(({ agreement }) => agreement),
+  };
+}
