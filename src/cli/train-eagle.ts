@@ -1,54 +1,12 @@
 /** An EAGLE head for a model, from nothing but the model: its own text, its features, the training, and the head as a directory. */
-import { mkdirSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { setImmediate as nextTurn } from 'node:timers/promises';
 import { type Command, Option } from 'commander';
-import { hashModel } from '../checkpoint/hash.ts';
-import type { Engine } from '../engine.ts';
-import { RequestError } from '../errors.ts';
-import { packageInfo } from '../package-info.ts';
-import { readConversations } from '../train/conversations.ts';
-import { computeFeatures } from '../train/compute-features.ts';
 import { EagleRun, type EagleRunOptions } from '../train/eagle-run.ts';
-import { type EncodedConversation, encodeConversation, type Skipped } from '../train/encode-conversation.ts';
-import { FeatureStore, type TextFeatures } from '../train/feature-store.ts';
 import { INITIAL_HEADS, type InitialHead } from '../train/initial-head.ts';
-import { LiveFeatures } from '../train/live-features.ts';
-import { requireAbsent, saveHead } from '../train/save.ts';
-import type { LogEntry } from '../train/training-log.ts';
-import {
-  fetchModel,
-  type ModelOptions,
-  openEngine,
-  positiveNumber,
-  printJson,
-  realNumber,
-  wholeNumber,
-  withTargetOptions,
-} from './common.ts';
-import { openStore } from './feature-store.ts';
-import { formatCount, formatDuration, formatFields } from './format.ts';
-import { Interruption } from './interruption.ts';
-import { RateBar } from './progress.ts';
-import { sparkline } from './sparkline.ts';
-import { synthesize } from './synthesize.ts';
-import { drawTraining } from './training-plot.ts';
+import { saveHead } from '../train/save.ts';
+import { positiveNumber, realNumber } from './common.ts';
+import { type Course, type TrainingFlags, train, withTrainingOptions } from './training.ts';
 
-interface Flags extends ModelOptions {
-  readonly out: string;
-  readonly work?: string;
-  readonly conversations?: readonly string[];
-  readonly features?: string;
-  readonly liveFeatures?: boolean;
-  readonly prompts?: readonly string[];
-  readonly count?: number;
-  readonly maxLength: number;
-  readonly epochs: number;
-  readonly promptEpochs: number;
-  readonly batchTokens: number;
-  readonly learningRate: number;
-  readonly warmup: number;
-  readonly clipNorm: number;
+interface Flags extends TrainingFlags {
   readonly steps: number;
   readonly stepDecay: number;
   readonly noise: number;
@@ -56,37 +14,13 @@ interface Flags extends ModelOptions {
   readonly draftVocab: number;
   readonly intermediateSize?: number;
   readonly start: InitialHead;
-  readonly seed: number;
-  readonly checkpointSeconds: number;
-  readonly evaluateEvery: number;
-  readonly json?: boolean;
 }
 
-/** Characters of the loss's curve in the terminal. */
-const CURVE_WIDTH = 16;
-/** One text of so many is held back to judge by; of fewer, one. */
-const HELD_BACK_EVERY = 50;
-
-export function register(train: Command): void {
-  withTargetOptions(
-    train
-      .command('eagle')
-      .description('an EAGLE head; the same command goes on where it was interrupted')
-      .requiredOption('-o, --out <directory>', 'the head; must not exist yet')
-      .option('--work <directory>', 'text, features, checkpoint and curves (default: OUT with .training behind)')
-      .option('--conversations <files...>', 'JSONL of conversations that exist (default: the model writes its own)')
-      .option('--features <directory>', 'features that exist, of a run before or of `synthesize --features`')
-      .option('--live-features', 'compute the features of the conversations in every pass instead of keeping them')
-      .option('--prompts <files...>', 'JSONL of prompts for the model to answer (default: it invents them)')
-      .option('--count <n>', 'conversations that it writes', positiveNumber),
-  )
-    .option('--max-length <n>', 'tokens of a conversation; longer ones are cut', positiveNumber, 1024)
-    .option('--epochs <n>', 'times that all text is seen', positiveNumber, 4)
-    .option('--prompt-epochs <n>', 'the first so many learn from prompts too, the others from answers', wholeNumber, 2)
-    .option('--batch-tokens <n>', 'of one update', positiveNumber, 4096)
-    .option('--learning-rate <x>', 'at its peak', realNumber, 1e-3)
-    .option('--warmup <n>', 'updates until the peak', wholeNumber, 50)
-    .option('--clip-norm <x>', 'bound of the gradients’ norm', realNumber, 0.5)
+export function register(parent: Command): void {
+  const command = parent
+    .command('eagle')
+    .description('an EAGLE head; the same command goes on where it was interrupted');
+  withTrainingOptions(command, 'head')
     .option(
       '--steps <n>',
       'steps that the head is unrolled on its own features; 1 is EAGLE-1’s training',
@@ -99,195 +33,29 @@ export function register(train: Command): void {
     .option('--draft-vocab <n>', 'tokens that the head can propose', positiveNumber, 12_288)
     .option('--intermediate-size <n>', 'of the head’s feed-forward layer (default: the target’s)', positiveNumber)
     .addOption(new Option('--start <how>', 'the head before training').choices(INITIAL_HEADS).default('identity'))
-    .option('--seed <n>', 'same seed, same head', wholeNumber, 0)
-    .option('--checkpoint-seconds <n>', 'between two checkpoints', positiveNumber, 120)
-    .option('--evaluate-every <n>', 'updates between two looks at held-back text', positiveNumber, 100)
-    .option('--json', 'the summary as one JSON line')
-    .action(trainEagle);
+    .action((flags: Flags) => train(flags, course(flags)));
 }
 
-async function trainEagle(flags: Flags): Promise<void> {
-  requireAbsent(flags.out);
-  if (flags.liveFeatures && (flags.conversations === undefined || flags.features !== undefined))
-    throw new RequestError('--live-features', 'needs --conversations, and no --features');
-  const work = flags.work ?? `${flags.out}.training`;
-  mkdirSync(work, { recursive: true });
-  const directory = flags.features ?? join(work, 'features');
-  const { conversations: files } = flags;
-  // Its own text brings its features with it.
-  if (files === undefined && flags.features === undefined && !(await writeConversations(flags, work, directory)))
-    return;
-  const sha256 = await hashModel(await fetchModel(flags.model));
-  using interruption = new Interruption();
-  using engine = await openEngine(flags);
-  const texts = readTexts(engine, files ?? [], flags);
-  using store = flags.liveFeatures
-    ? new LiveFeatures(engine.target, texts.encoded)
-    : openStore(directory, sha256, flags, engine);
-  if (
-    files !== undefined &&
-    store instanceof FeatureStore &&
-    !(await fillStore(engine, store, texts.encoded, interruption))
-  )
-    return;
-  using run = new EagleRun(work, engine.target, store, runOptions(engine, store, flags));
-  const trained = await trainOn(run, flags, interruption);
-  writeFileSync(join(work, 'curves.svg'), drawTraining(run.log.entries));
-  if (!trained) return;
-  const heldBack = run.log.entries.findLast(({ update }) => update === undefined)!.losses;
-  const provenance = {
-    target: flags.model,
-    targetSha256: sha256,
-    trainer: `eaglet ${packageInfo().version}`,
-    machine: `${engine.kernels.isa}, ${engine.kernels.threads} threads`,
-    texts: store.texts,
-    tokens: store.tokens,
-    skipped: texts.skipped,
-    updates: run.trainer.step,
-    tokensTrained: run.log.entries.at(-1)!.tokens,
-    seconds: Math.round(run.log.entries.reduce((sum, { update }) => sum + (update?.ms ?? 0), 0) / 1000),
-    draftVocabularyCoverage: run.coverage,
-    agreementByStep: heldBack.map(({ agreement }) => agreement),
-    settings: runOptions(engine, store, flags),
-  };
-  saveHead(flags.out, engine.kernels, run.head, { provenance, card: modelCard(flags, provenance) });
-  if (flags.json) printJson({ out: flags.out, ...provenance });
-  else
-    process.stdout.write(
-      formatFields([
-        ['head', flags.out],
-        ['text', `${formatCount(store.texts)} conversations, ${formatCount(store.tokens)} tokens`],
-        ['trained', `${formatCount(provenance.updates)} updates, ${formatDuration(provenance.seconds)}`],
-        ['held back', provenance.agreementByStep.map((share) => `${(100 * share).toFixed(1)} %`).join(', ')],
-      ]),
-    );
-}
-
-function runOptions({ target }: Engine, { texts }: TextFeatures, flags: Flags): EagleRunOptions {
-  const { epochs, learningRate, warmup, clipNorm, seed, steps, stepDecay, noise, classification } = flags;
-  const { promptEpochs, start, evaluateEvery } = flags;
+function course(flags: Flags): Course<EagleRun> {
   return {
-    settings: { epochs, tokensPerBatch: flags.batchTokens, learningRate, warmup, clipNorm, seed },
-    training: { steps, stepDecay, noise, loss: { regression: 1, classification } },
-    draftVocabSize: Math.min(flags.draftVocab, target.config.vocabSize),
-    intermediateSize: flags.intermediateSize ?? target.config.intermediateSize,
-    start,
-    promptEpochs,
-    heldBackEvery: Math.min(HELD_BACK_EVERY, texts),
-    evaluateEvery,
+    command: 'eagle',
+    product: 'head',
+    title: `EAGLE head for ${flags.model}`,
+    begin(work, { target }, features, { settings, ...rest }) {
+      const { steps, stepDecay, noise, classification, draftVocab, intermediateSize, start } = flags;
+      const options: EagleRunOptions = {
+        settings,
+        training: { steps, stepDecay, noise, loss: { regression: 1, classification } },
+        draftVocabSize: Math.min(draftVocab, target.config.vocabSize),
+        intermediateSize: intermediateSize ?? target.config.intermediateSize,
+        start,
+        ...rest,
+      };
+      return new EagleRun(work, target, features, options);
+    },
+    facts: ({ coverage }) => ({ draftVocabularyCoverage: coverage }),
+    card: (agreement) =>
+      `Published EAGLE-1 layout; embedding and LM head are the target's. Agreement with the target's best token on held-back text, after 0, 1, … of its own features: ${agreement.map((share) => share.toFixed(2)).join(', ')}.`,
+    save: (directory, { head }, texts, { kernels }) => saveHead(directory, kernels, head, texts),
   };
-}
-
-/** The model's own text with its features, in the work directory; false where it was interrupted. */
-async function writeConversations(flags: Flags, work: string, features: string): Promise<boolean> {
-  const { complete } = await synthesize({
-    ...flags,
-    out: join(work, 'conversations.jsonl'),
-    features,
-    batch: 32,
-    prefillRows: 32,
-    maxTokens: 256,
-    maxPromptTokens: 768,
-    temperatures: [0, 0.7, 1],
-  });
-  return complete;
-}
-
-interface Texts {
-  readonly encoded: readonly EncodedConversation[];
-  readonly skipped: Readonly<Partial<Record<Skipped, number>>>;
-}
-
-function readTexts(
-  { tokenizer, chatTemplate, target }: Engine,
-  files: readonly string[],
-  { maxLength: maxTokens }: Flags,
-): Texts {
-  if (tokenizer === undefined) throw new RequestError('model', 'has no tokenizer: it cannot read text');
-  const { contextLength } = target.config;
-  if (maxTokens > contextLength)
-    throw new RequestError('--max-length', `must be at most the model's context of ${contextLength}, got ${maxTokens}`);
-  const encoded: EncodedConversation[] = [];
-  const skipped: Partial<Record<Skipped, number>> = {};
-  for (const file of files)
-    for (const conversation of readConversations(file)) {
-      const text = encodeConversation(tokenizer, chatTemplate, conversation, { maxTokens, unanswered: 'read' });
-      if (typeof text === 'string') skipped[text] = (skipped[text] ?? 0) + 1;
-      else encoded.push(text);
-    }
-  return { encoded, skipped };
-}
-
-async function fillStore(
-  { target }: Engine,
-  store: FeatureStore,
-  texts: readonly EncodedConversation[],
-  interruption: Interruption,
-): Promise<boolean> {
-  const before = store.tokens;
-  const total = texts.reduce((sum, { ids }) => sum + ids.length, 0);
-  process.stderr.write(`eaglet: features of ${formatCount(total)} tokens, ${formatCount(before)} of them are there\n`);
-  using bar = new RateBar('tokens of features', total, before);
-  for (const { tokens } of computeFeatures(target, store, texts)) {
-    bar.update(tokens - before, tokens - before);
-    await nextTurn();
-    if (interruption.asked) {
-      stopped('stopped');
-      return false;
-    }
-  }
-  return true;
-}
-
-/** All updates, with checkpoints; false where it was interrupted. */
-async function trainOn(run: EagleRun, { checkpointSeconds }: Flags, interruption: Interruption): Promise<boolean> {
-  const { trainer } = run;
-  if (run.resumed) process.stderr.write(`eaglet: goes on after ${formatCount(trainer.step)} updates\n`);
-  let savedAt = performance.now();
-  const firstStep = trainer.step;
-  const firstTokens = run.log.entries.at(-1)?.tokens ?? 0;
-  using bar = new RateBar('updates', trainer.totalSteps, firstStep);
-  while (trainer.step < trainer.totalSteps && !interruption.asked) {
-    const entries = run.advance();
-    bar.update(trainer.step - firstStep, entries.at(-1)!.tokens - firstTokens, describe(run.log.entries));
-    await nextTurn();
-    if (performance.now() - savedAt > checkpointSeconds * 1000) {
-      run.save();
-      savedAt = performance.now();
-    }
-  }
-  run.save();
-  if (interruption.asked) stopped('stopped and saved');
-  return !interruption.asked;
-}
-
-function stopped(how: string): void {
-  process.stderr.write(`eaglet: ${how}: the same command goes on from here\n`);
-  process.exitCode = 130; // as a shell tells of Ctrl-C
-}
-
-/** The loss's curve and its last value; what held-back text said last. */
-function describe(entries: readonly LogEntry[]): string {
-  const losses = entries.filter(({ update }) => update !== undefined).map(({ losses }) => losses[0]!.classification);
-  const heldBack = entries.findLast(({ update }) => update === undefined);
-  const agreement = heldBack?.losses.map(({ agreement }) => `${(100 * agreement).toFixed(1)} %`).join(', ');
-  const curve = `loss ${sparkline(losses, CURVE_WIDTH)} ${losses.at(-1)!.toFixed(3)}`;
-  return agreement === undefined ? curve : `${curve} · agreement ${agreement}`;
-}
-
-function modelCard(
-  flags: Flags,
-  provenance: {
-    readonly texts: number;
-    readonly tokens: number;
-    readonly updates: number;
-    readonly agreementByStep: readonly number[];
-  },
-): string {
-  const agreement = provenance.agreementByStep.map((share) => share.toFixed(2)).join(', ');
-  return `# EAGLE head for ${flags.model}
-
-Made by \`eaglet train eagle\` from ${formatCount(provenance.texts)} conversations (${formatCount(provenance.tokens)} tokens) in ${formatCount(provenance.updates)} updates; \`provenance.json\` has the settings.
-Published EAGLE-1 layout; embedding and LM head are the target's. Agreement with the target's best token on held-back text, after 0, 1, … of its own features: ${agreement}.
-`;
 }
