@@ -152,8 +152,8 @@ describe('answers', () => {
 });
 
 describe('conversations of several turns', () => {
-  const asked = Array.from({ length: 12 }, (_, i) => ask(`t${i}`, `first ${i}`, ['second', 'third']));
-  const longer = { maxTokens: 60, maxPromptTokens: 140 };
+  const asked = Array.from({ length: 20 }, (_, i) => ask(`t${i}`, `first ${i}`, ['second', 'third']));
+  const longer = { maxTokens: 30, maxPromptTokens: 150 };
   const { conversations } = run(answers(asked), { options: longer });
 
   it('go on after an answer that came to its end; one that did not is the last', () => {
@@ -192,6 +192,20 @@ describe('conversations of several turns', () => {
       if (messages.length > 2) several++;
     }
     expect(several).toBeGreaterThan(0);
+  });
+
+  it('begin with the answers of a single turn, which are counted too', () => {
+    const single = run(answers(asked.map((prompt) => ({ ...prompt, followUps: [] }))), { options: longer });
+    for (const conversation of conversations) {
+      const { id, messages, promptTokens, newTokens } = conversation;
+      const first = single.conversations.find((other) => other.id === id)!;
+      expect(messages.slice(0, 2)).toEqual(first.messages);
+      if (!first.finished) expect(conversation).toEqual(first);
+      if (messages.length !== 4) continue;
+      const read = template.encode(tokenizer, messages.slice(0, 3), { addGenerationPrompt: true }).length;
+      expect(promptTokens).toBe(read - first.newTokens);
+      expect(newTokens).toBeGreaterThan(first.newTokens);
+    }
   });
 
   it('are the same in another batch', () => {
