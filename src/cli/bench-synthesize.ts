@@ -13,18 +13,15 @@ interface Flags extends SynthesisFlags {
   readonly json?: boolean;
 }
 
-/** At first all of the batch reads prompts and nothing is drawn. */
-const WARM_UP = 2;
-
 export function register(bench: Command): void {
   withSynthesisOptions(bench.command('synthesize').description('conversations in one batch against one at a time'))
     .option('--prompts <files...>', 'JSONL of {id, prompt | turns | messages} (default: those that come with eaglet)')
-    .option('--repeats <n>', 'stretches of time; the median counts', positiveNumber, 7)
+    .option('--repeats <n>', 'stretches of time; the median counts', positiveNumber, 5)
     .option(
       '--seconds <n>',
       'of a stretch, half of it for the batch and half for single conversations',
       positiveNumber,
-      6,
+      4,
     )
     .option('--json', 'one JSON line')
     .action(benchSynthesize);
@@ -36,21 +33,24 @@ async function benchSynthesize(flags: Flags): Promise<void> {
   const model = synthesisModel(engine);
   using caches = new SynthesisCaches(model, flags);
   const synthesis = new Synthesis(model, { kind: 'answer', prompts: endless(prompts) }, flags, new Known());
-  const stretches: LaneRates[] = [];
+  const measured: LaneRates[] = [];
   let stretch = new LaneRates();
   let spent = 0;
-  using bar = new ProgressBar('measuring', flags.repeats + WARM_UP);
+  // The batch begins with prompts alone, then short answers end first: it is as it will stay when all that began together has ended.
+  let warmUp = flags.maxTokens;
+  using bar = new ProgressBar('measuring', flags.repeats);
   for (const step of synthesis.run(caches, 0.5)) {
+    if (step.lane === 'batch') warmUp--;
+    if (warmUp > 0) continue;
     stretch.add(step);
     spent += step.ms;
     if (spent < flags.seconds * 1000) continue;
-    stretches.push(stretch);
-    bar.update(stretches.length);
-    if (stretches.length === flags.repeats + WARM_UP) break;
+    measured.push(stretch);
+    bar.update(measured.length);
+    if (measured.length === flags.repeats) break;
     stretch = new LaneRates();
     spent = 0;
   }
-  const measured = stretches.slice(WARM_UP);
   const ratios = measured.map(({ ratio }) => ratio);
   const { dtype, batch, prefillRows, maxTokens } = flags;
   const { isa, threads } = engine.kernels;
