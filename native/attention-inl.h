@@ -215,7 +215,7 @@ inline void weighPart(const KvLayer& kv, int32_t head, const Layout& layout, con
   });
 }
 
-// Blocks of consecutive rows of one sequence; every row of a block shares `base`.
+// Blocks of consecutive rows of one sequence, of one row at least; every row of a block shares `base`.
 struct Blocks {
   const Reach* reaches;
   int32_t count;
@@ -223,7 +223,7 @@ struct Blocks {
 };
 
 inline Blocks blocksOf(const Layout& layout, int32_t group) {
-  const int32_t extras = layout.rows == 0 ? 0 : layout.extrasStart[layout.rows];
+  const int32_t extras = layout.extrasStart[layout.rows];
   Reach* reaches = static_cast<Reach*>(scratch(2, size_t(layout.rows) * sizeof(Reach) + size_t(extras) * 8));
   int32_t* extraTiles = reinterpret_cast<int32_t*>(reaches + layout.rows);
   Blocks blocks{reaches, 0, 0};
@@ -287,6 +287,7 @@ inline void attend(float* out, const float* qkv, int32_t stride, int32_t heads, 
 }
 
 void attention(float* out, const float* qkv, int32_t stride, int32_t heads, const KvLayer& kv, const Layout& layout) {
+  if (layout.rows == 0) return;
   if (kv.half) attend<uint16_t>(out, qkv, stride, heads, kv, layout);
   else attend<float>(out, qkv, stride, heads, kv, layout);
 }

@@ -282,6 +282,11 @@ describe.each(nativeTableList())('$isa', (table) => {
       for (const sharpness of [1, 16]) attentionParity(kernels, dtype, shape, sharpness);
     });
 
+    test('attention of no rows', () => {
+      const kv = poisonedKv(dtype, 1, 16, 16);
+      kernels.attention(new Float32Array(0), new Float32Array(0), 64, 2, kv, layoutOf([]));
+    });
+
     test.each(HEAD_SHAPES)('moveKv, bit for bit: $kvHeads heads of $headDim', (shape) => {
       const random = xorshift(shape.headDim);
       const from = Int32Array.of(3, 16, 17, 18, 33, 40, 41, 63);
