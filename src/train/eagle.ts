@@ -4,7 +4,7 @@ import type { EagleHead } from '../draft/eagle-head.ts';
 import type { Kernels } from '../kernels/kernels.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { ScratchTensor } from '../tensor/tensor.ts';
-import { EagleLoss, type LossWeights, type Prediction, type StepLoss } from './loss.ts';
+import { EagleLoss, type EagleStepLoss, type LossWeights, type Prediction } from './loss.ts';
 import { Parameters } from './parameters.ts';
 import { StepCache } from './step-cache.ts';
 import { Tape } from './tape.ts';
@@ -41,7 +41,7 @@ export class EagleTraining implements Disposable {
   }
 
   /** Leaves the gradients of Σ decayʲ · loss of step j in the parameters. @param seed of the noise. */
-  gradients(texts: readonly TrainingText[], seed: number): StepLoss[] {
+  gradients(texts: readonly TrainingText[], seed: number): EagleStepLoss[] {
     const tape = this.#tape;
     tape.reset();
     const predictions = this.#predict(texts, seed, this.#options.noise);
@@ -51,7 +51,7 @@ export class EagleTraining implements Disposable {
   }
 
   /** The losses without noise and without gradients. */
-  evaluate(texts: readonly TrainingText[]): StepLoss[] {
+  evaluate(texts: readonly TrainingText[]): EagleStepLoss[] {
     this.#tape.reset();
     const predictions = this.#predict(texts, 0, 0).map((prediction) => ({ ...prediction, gradient: undefined }));
     return this.#loss.compute(predictions, this.#truth);

@@ -22,16 +22,19 @@ export interface Prediction {
   readonly weight: number;
 }
 
+/** Means over the rows that count. */
 export interface StepLoss {
-  /** Smooth-L1 (β = 1), mean over d and over the rows that count. */
-  readonly regression: number;
-  /** Soft cross-entropy in nats, mean over the rows that count. */
+  /** Smooth-L1 (β = 1), mean over d too; absent where no features are predicted. */
+  readonly regression?: number;
+  /** Soft cross-entropy in nats. */
   readonly classification: number;
   /** Rows that count. */
   readonly rows: number;
-  /** Of these, rows whose likeliest token (in the draft vocabulary) is the target's likeliest. A share of 1. */
+  /** Of these, rows whose likeliest token (of the draft vocabulary, where there is one) is the target's likeliest. A share of 1. */
   readonly agreement: number;
 }
+
+export type EagleStepLoss = Required<StepLoss>;
 
 export interface LossWeights {
   readonly regression: number;
@@ -74,7 +77,7 @@ export class EagleLoss {
    * true feature is computed once for all steps.
    * @param truth [m, d] the target's own features.
    */
-  compute(predictions: readonly Prediction[], truth: Tensor): StepLoss[] {
+  compute(predictions: readonly Prediction[], truth: Tensor): EagleStepLoss[] {
     const sums = predictions.map((prediction) => new Sums(prediction, truth.rows));
     const wanted = Int32Array.from({ length: truth.rows }, (_, row) => row).filter((row) =>
       sums.some(({ rowOf }) => rowOf[row] !== NO_ROW),
@@ -161,7 +164,7 @@ class Sums {
     this.each = 1 / (rows + EPSILON);
   }
 
-  mean(): StepLoss {
+  mean(): EagleStepLoss {
     const { rows, each, regression, classification, agreement } = this;
     return {
       rows,

@@ -134,7 +134,7 @@ function merge(a: StepLoss, b: StepLoss): StepLoss {
     rows === 0 ? 0 : (pick(a) * a.rows + pick(b) * b.rows) / rows;
   return {
     rows,
-    regression: mean(({ regression }) => regression),
+    ...(a.regression !== undefined && { regression: mean(({ regression }) => regression ?? 0) }),
     classification: mean(({ classification }) => classification),
     agreement: mean(({ agreement }) => agreement),
   };

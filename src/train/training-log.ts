@@ -5,7 +5,7 @@ import { writeAtomically } from '../checkpoint/file.ts';
 import { parseLine, readLines } from './json-lines.ts';
 
 const stepLoss = z.object({
-  regression: z.number(),
+  regression: z.number().optional(),
   classification: z.number(),
   rows: z.number(),
   agreement: z.number(),

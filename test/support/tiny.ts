@@ -7,6 +7,7 @@ import { loadTarget } from '../../src/model/registry.ts';
 import type { TargetModel } from '../../src/model/target.ts';
 import type { ModelDtype } from '../../src/model/weights.ts';
 import { type MemoryTensor, memorySource } from '../../src/tensor/memory-source.ts';
+import type { TensorSource } from '../../src/tensor/source.ts';
 import { randomFloats, xorshift } from './random.ts';
 
 export const TINY_CONFIG: ModelConfig = {
@@ -59,18 +60,23 @@ function randomMatrices(seed: number): (rows: number, cols: number) => MemoryTen
   return (rows, cols) => ({ shape: [rows, cols], data: randomFloats(random, rows * cols, 2 * Math.sqrt(3 / cols)) });
 }
 
-export function tinyTarget(
-  kernels: Kernels,
-  options: { readonly seed?: number; readonly dtype?: ModelDtype; readonly config?: ModelConfig } = {},
-): TargetModel {
-  const { seed = 1, dtype = 'f32', config = TINY_CONFIG } = options;
+/** The weights of a tiny random Llama with tied embeddings. */
+export function tinyModelSource(config: ModelConfig, seed: number): TensorSource {
   const random = randomMatrices(seed);
   const tensors: Record<string, MemoryTensor> = {
     'model.embed_tokens.weight': random(config.vocabSize, config.hiddenSize),
     'model.norm.weight': ones(config.hiddenSize),
   };
   for (let i = 0; i < config.layers; i++) Object.assign(tensors, layerTensors(`model.layers.${i}.`, config, random));
-  return loadTarget(kernels, config, memorySource('tiny', tensors), { dtype });
+  return memorySource('tiny', tensors);
+}
+
+export function tinyTarget(
+  kernels: Kernels,
+  options: { readonly seed?: number; readonly dtype?: ModelDtype; readonly config?: ModelConfig } = {},
+): TargetModel {
+  const { seed = 1, dtype = 'f32', config = TINY_CONFIG } = options;
+  return loadTarget(kernels, config, tinyModelSource(config, seed), { dtype });
 }
 
 /** A head that fits `target`; `draftVocabSize` below the target's gives it every k-th token. */

@@ -7,7 +7,7 @@ import { COMMITTED, ForwardBatch } from '../../src/model/forward-batch.ts';
 import { EagerOps } from '../../src/tensor/ops.ts';
 import { ScratchTensor } from '../../src/tensor/tensor.ts';
 import { EagleTraining } from '../../src/train/eagle.ts';
-import type { StepLoss } from '../../src/train/loss.ts';
+import type { EagleStepLoss } from '../../src/train/loss.ts';
 import type { EncodedText, TrainingText } from '../../src/train/unroll.ts';
 import { unroll } from '../../src/train/unroll.ts';
 import { randomInteger, xorshift } from '../support/random.ts';
@@ -128,7 +128,7 @@ function trainingPredictions(head: EagleHead, all: readonly TrainingText[], coun
 
 describe('gradients', () => {
   const options = { steps: 3, stepDecay: 0.7, noise: 0.05, loss: { regression: 1, classification: 0.3 } };
-  const total = (losses: readonly StepLoss[]): number =>
+  const total = (losses: readonly EagleStepLoss[]): number =>
     losses.reduce((sum, loss, j) => sum + options.stepDecay ** j * (loss.regression + 0.3 * loss.classification), 0);
 
   it('are the derivatives of the weighted sum of all steps', () => {
