@@ -14,10 +14,11 @@ export function drawTraining(entries: readonly LogEntry[]): string {
     points: from.map((entry) => [millions(entry), pick(entry)] as const),
   });
   const steps = Array.from({ length: Math.max(0, ...heldBack.map(({ losses }) => losses.length)) }, (_, j) => j);
+  const stepName = (j: number): string => (steps.length > 1 ? `${j} own features` : 'held back');
   const xLabel = 'million tokens';
   const panels: readonly Panel[] = [
     {
-      title: 'Loss of the first step',
+      title: steps.length > 1 ? 'Loss of the first step' : 'Loss',
       xLabel,
       yLabel: 'cross-entropy, nats',
       series: [
@@ -29,7 +30,7 @@ export function drawTraining(entries: readonly LogEntry[]): string {
       title: 'Agreement on held-back text',
       xLabel,
       yLabel: 'share of best tokens',
-      series: steps.map((j) => curve(`${j} own features`, heldBack, ({ losses }) => losses[j]?.agreement ?? 0)),
+      series: steps.map((j) => curve(stepName(j), heldBack, ({ losses }) => losses[j]?.agreement ?? 0)),
     },
   ];
   return linePlot(panels.filter(({ series }) => series.some(({ points }) => points.length > 0)));
