@@ -48,59 +48,75 @@ void transpose(const Matrix& out, const Matrix& weight) {
   parallel(out.tiles(), body);
 }
 
-constexpr int32_t kPackedCols = 96;     // read side by side when rows are packed: six cache lines of each
+constexpr int32_t kPackedCols = 96;     // read side by side when rows are packed: whole tiles and panels (2, 6 or 8), six cache lines
 constexpr int32_t kOuterRows = 192;     // rows at a time: 16 outputs of so many (12 kB) stay in the first-level cache
 constexpr int32_t kOuterPanels = 32;    // inputs, times kRowsF32, that stay in the second-level cache while tiles pass over them (144 kB)
-// Rows [0, count) of a [·, cols] matrix as [cols / width][count][width]; the last piece is as wide as what is left, or padded with zeros.
-inline void packColumns(float* to, const float* from, int32_t count, int32_t cols, int32_t width, bool padded) {
-  const int32_t together = kPackedCols / width * width;
-  auto body = [&](int chunk) {
-    const int32_t first = chunk * together, end = first + together < cols ? first + together : cols;
-    for (int32_t i = 0; i < count; i++) {
-      const float* row = from + int64_t(i) * cols;
-      for (int32_t col = first; col < end; col += width) {
-        const int32_t real = cols - col < width ? cols - col : width, stored = padded ? width : real;
-        float* out = to + int64_t(col) * count + i * stored;
-        for (int32_t c = 0; c < real; c++) out[c] = row[col + c];
-        for (int32_t c = real; c < stored; c++) out[c] = 0;
+
+// Columns [first, first + kPackedCols) of rows [0, count) of a [·, cols] matrix, as [cols / W][count][W]; the last W are padded with zeros, or
+// as many as are left.
+template <int W, bool kPadded>
+inline void packColumns(float* to, const float* from, int32_t count, int32_t cols, int32_t first) {
+  const int32_t end = first + kPackedCols < cols ? first + kPackedCols : cols;
+  for (int32_t i = 0; i < count; i++, from += cols) {
+    int32_t col = first;
+    for (; col + W <= end; col += W) __builtin_memcpy(to + int64_t(col) * count + i * W, from + col, W * 4);
+    if (col == end) continue;
+    float* last = to + int64_t(col) * count + i * (kPadded ? W : end - col);
+    for (int32_t c = 0; c < end - col; c++) last[c] = from[col + c];
+    if (kPadded)
+      for (int32_t c = end - col; c < W; c++) last[c] = 0;
+  }
+}
+
+// One block of rows, packed as dys [tiles][count][16] and xs [panels][count][R], into tiles [first, end) of the gradient.
+inline void outerBlock(const Matrix& gradient, const float* dys, const float* xs, int32_t count, int32_t first, int32_t end) {
+  const int32_t cols = gradient.cols, panels = (cols + kRowsF32 - 1) / kRowsF32;
+  const int64_t tileFloats = int64_t(cols) * kTileRows, dyFloats = int64_t(count) * kTileRows;
+  for (int32_t group = 0; group < panels; group += kOuterPanels) {
+    const int32_t stop = group + kOuterPanels < panels ? group + kOuterPanels : panels;
+    for (int32_t t = first; t < end;) {
+      const int32_t together = t + kTogether <= end ? kTogether : 1, left = gradient.rows - (t + together - 1) * kTileRows;
+      const float* tile = dys + t * dyFloats;
+      for (int32_t panel = group; panel < stop; panel++) {
+        const int32_t col = panel * kRowsF32, width = cols - col < kRowsF32 ? cols - col : kRowsF32;
+        float* to = tileOf(gradient, t) + int64_t(col) * kTileRows;
+        const float* inputs = xs + int64_t(col) * count;
+        if (together == kTogether) addProductsOrFewer<kRowsF32, kTogether>(width, to, tileFloats, tile, dyFloats, inputs, count, left, {nullptr, 0});
+        else addProductsOrFewer<kRowsF32, 1>(width, to, tileFloats, tile, dyFloats, inputs, count, left, {nullptr, 0});
       }
+      t += together;
     }
-  };
-  parallel((cols + together - 1) / together, body);
+  }
 }
 
 void accumulateOuter(const Matrix& gradient, const float* dy, const float* x, int32_t n) {
-  const int32_t tiles = gradient.tiles(), cols = gradient.cols, panels = (cols + kRowsF32 - 1) / kRowsF32;
-  const int64_t tileFloats = int64_t(cols) * kTileRows;
-  const int32_t most = n < kOuterRows ? n : kOuterRows;
-  float* dys = static_cast<float*>(scratch(0, size_t(tiles) * kTileRows * most * 4));
+  const int32_t tiles = gradient.tiles(), rows = gradient.rows, cols = gradient.cols, padded = tiles * kTileRows;
+  const int64_t fit = kLaidOutBytes / (int64_t(padded + cols) * 4) / kOuterRows * kOuterRows;
+  const int32_t most = n < fit ? n : fit < kOuterRows ? kOuterRows : int32_t(fit);
+  float* dys = static_cast<float*>(scratch(0, size_t(padded) * most * 4));
   float* xs = static_cast<float*>(scratch(2, size_t(cols) * most * 4));
+  const int32_t dyPieces = (rows + kPackedCols - 1) / kPackedCols, pieces = dyPieces + (cols + kPackedCols - 1) / kPackedCols;
   // About eight chunks per thread, so that a core that is held up does not hold up the other.
-  int32_t perChunk = (tiles / (threadCount() * 8)) / kTogether * kTogether;
+  int32_t perChunk = tiles / (threadCount() * 8) / kTogether * kTogether;
   if (perChunk < kTogether) perChunk = kTogether;
-  for (int32_t start = 0; start < n; start += kOuterRows) {
-    const int32_t count = n - start < kOuterRows ? n - start : kOuterRows;
-    packColumns(dys, dy + int64_t(start) * gradient.rows, count, gradient.rows, kTileRows, true);
-    packColumns(xs, x + int64_t(start) * cols, count, cols, kRowsF32, false);
-    auto body = [&](int chunk) {
+  for (int32_t start = 0; start < n; start += most) {
+    const int32_t left = n - start < most ? n - start : most, blocks = (left + kOuterRows - 1) / kOuterRows;
+    auto rowsOf = [&](int32_t block) { return left - block * kOuterRows < kOuterRows ? left - block * kOuterRows : kOuterRows; };
+    auto pack = [&](int chunk) {
+      const int32_t block = chunk / pieces, piece = chunk % pieces, count = rowsOf(block);
+      const int64_t packed = int64_t(block) * kOuterRows, from = start + packed;
+      if (piece < dyPieces) packColumns<kTileRows, true>(dys + packed * padded, dy + from * rows, count, rows, piece * kPackedCols);
+      else packColumns<kRowsF32, false>(xs + packed * cols, x + from * cols, count, cols, (piece - dyPieces) * kPackedCols);
+    };
+    parallel(blocks * pieces, pack);
+    auto multiply = [&](int chunk) {
       const int32_t first = chunk * perChunk, end = first + perChunk < tiles ? first + perChunk : tiles;
-      for (int32_t group = 0; group < panels; group += kOuterPanels) {
-        const int32_t stop = group + kOuterPanels < panels ? group + kOuterPanels : panels;
-        for (int32_t t = first; t < end;) {
-          const int32_t together = t + kTogether <= end ? kTogether : 1, left = gradient.rows - (t + together - 1) * kTileRows;
-          const float* tile = dys + int64_t(t) * count * kTileRows;
-          for (int32_t panel = group; panel < stop; panel++) {
-            const int32_t col = panel * kRowsF32, width = cols - col < kRowsF32 ? cols - col : kRowsF32;
-            float* to = tileOf(gradient, t) + int64_t(col) * kTileRows;
-            const float* inputs = xs + int64_t(col) * count;
-            if (together == kTogether) addProductsOrFewer<kRowsF32, kTogether>(width, to, tileFloats, tile, int64_t(count) * kTileRows, inputs, count, left);
-            else addProductsOrFewer<kRowsF32, 1>(width, to, tileFloats, tile, 0, inputs, count, left);
-          }
-          t += together;
-        }
+      for (int32_t block = 0; block < blocks; block++) {
+        const int64_t packed = int64_t(block) * kOuterRows;
+        outerBlock(gradient, dys + packed * padded, xs + packed * cols, rowsOf(block), first, end);
       }
     };
-    parallel((tiles + perChunk - 1) / perChunk, body);
+    parallel((tiles + perChunk - 1) / perChunk, multiply);
   }
 }
 

@@ -298,25 +298,29 @@ constexpr int32_t kLongFrom = 2048;      // inputs: two tiles are 256 kB
 constexpr int32_t kLongRowsFrom = 48;    // rows; fewer are a matter of reading the weights
 constexpr int32_t kGroupRows = 96;       // whole passes (2, 6 or 8)
 constexpr int32_t kGroupInputs = 768;    // 288 kB of a group, 48 kB of a tile
-constexpr int32_t kGroupTiles = 8;       // of a chunk: their sums are 48 kB
-constexpr int64_t kLaidOutBytes = 8 << 20;  // of inputs at a time
+constexpr int32_t kGroupTiles = 4;       // of a chunk: their sums are 24 kB
+constexpr int64_t kLaidOutBytes = 16 << 20;  // of inputs at a time
 constexpr int kTogether = kRowsF32 <= kF32TwoTiles ? 2 : 1;  // tiles side by side in registers
 
-// sums[t][r] += Σ w[t][k] · x[k][r], k ascending, for NT tiles of 16 and R rows; of the last tile only the first lanes are stored.
+// sums[t][r] += Σ w[t][k] · x[k][r], k ascending, for NT tiles of 16 and R rows; of the last tile only the first lanes are stored. Meanwhile
+// what comes next is fetched, `ahead.step` bytes for every 16 inputs.
 template <int R, int NT>
-inline void addProducts(float* sums, int64_t sumsTile, const float* w, int64_t wTile, const float* x, int32_t count, int32_t lanes) {
+inline void addProducts(float* sums, int64_t sumsTile, const float* w, int64_t wTile, const float* x, int32_t count, int32_t lanes, Ahead ahead) {
   V16f acc[NT][R];
   for (int t = 0; t < NT; t++)
     for (int r = 0; r < R; r++) acc[t][r] = load(sums + t * sumsTile + r * kTileRows);
-  for (int32_t k = 0; k < count; k++, w += kTileRows, x += R) {
-    V16f wt[NT];
+  for (int32_t k = 0; k < count;) {
+    ahead.fetch();
+    for (const int32_t stop = count - k < 16 ? count : k + 16; k < stop; k++, w += kTileRows, x += R) {
+      V16f wt[NT];
 #pragma GCC unroll 8
-    for (int t = 0; t < NT; t++) wt[t] = load(w + t * wTile);
+      for (int t = 0; t < NT; t++) wt[t] = load(w + t * wTile);
 #pragma GCC unroll 8
-    for (int r = 0; r < R; r++) {
-      const V16f xr = set1(x[r]);
+      for (int r = 0; r < R; r++) {
+        const V16f xr = set1(x[r]);
 #pragma GCC unroll 8
-      for (int t = 0; t < NT; t++) acc[t][r] = fma(wt[t], xr, acc[t][r]);
+        for (int t = 0; t < NT; t++) acc[t][r] = fma(wt[t], xr, acc[t][r]);
+      }
     }
   }
   for (int t = 0; t < NT; t++)
@@ -324,9 +328,10 @@ inline void addProducts(float* sums, int64_t sumsTile, const float* w, int64_t w
 }
 
 template <int R, int NT>
-inline void addProductsOrFewer(int32_t rows, float* sums, int64_t sumsTile, const float* w, int64_t wTile, const float* x, int32_t count, int32_t lanes) {
-  if (rows == R) return addProducts<R, NT>(sums, sumsTile, w, wTile, x, count, lanes);
-  if constexpr (R > 1) addProductsOrFewer<R - 1, NT>(rows, sums, sumsTile, w, wTile, x, count, lanes);
+inline void addProductsOrFewer(int32_t rows, float* sums, int64_t sumsTile, const float* w, int64_t wTile, const float* x, int32_t count, int32_t lanes,
+                               Ahead ahead) {
+  if (rows == R) return addProducts<R, NT>(sums, sumsTile, w, wTile, x, count, lanes, ahead);
+  if constexpr (R > 1) addProductsOrFewer<R - 1, NT>(rows, sums, sumsTile, w, wTile, x, count, lanes, ahead);
 }
 
 // Tiles [first, end) for the group of rows [row, row + rows).
@@ -334,20 +339,25 @@ inline void groupProducts(const Matrix& w, const float* x, int32_t row, int32_t 
   const int32_t cols = w.cols;
   const int64_t tileFloats = int64_t(cols) * kTileRows, sumsTile = int64_t(rows) * kTileRows;
   float* sums = static_cast<float*>(scratch(1, size_t(end - first) * sumsTile * 4));
+  // The block of the next tile, 1 kB for every 16 inputs, is fetched by all passes together.
+  constexpr int32_t kShare = 16 * kTileRows * 4 * kRowsF32 / kGroupRows;
   for (int32_t k = 0; k < cols; k += kGroupInputs) {
     const int32_t count = cols - k < kGroupInputs ? cols - k : kGroupInputs;
     for (int32_t t = first; t < end;) {
       const int32_t together = t + kTogether <= end ? kTogether : 1;
       const float* tile = reinterpret_cast<const float*>(w.data) + t * tileFloats + int64_t(k) * kTileRows;
+      const float* after = t + together < end ? tile + together * tileFloats : tile + (first - t) * tileFloats + count * kTileRows;
+      const uint8_t* next = reinterpret_cast<const uint8_t*>(after);
       for (int32_t r = 0; r < rows; r += kRowsF32) {
         const int32_t width = rows - r < kRowsF32 ? rows - r : kRowsF32;
         const float* inputs = x + int64_t(row + r) * cols + int64_t(k) * width;
+        const Ahead ahead{next + r / kRowsF32 * kShare * (kGroupInputs / 16), kShare};
         float* to = sums + (t - first) * sumsTile + r * kTileRows;
         if (k == 0)
           for (int32_t i = 0; i < together; i++)
             for (int32_t j = 0; j < width; j++) store(to + i * sumsTile + j * kTileRows, set1(0));
-        if (together == kTogether) addProductsOrFewer<kRowsF32, kTogether>(width, to, sumsTile, tile, tileFloats, inputs, count, kTileRows);
-        else addProductsOrFewer<kRowsF32, 1>(width, to, sumsTile, tile, tileFloats, inputs, count, kTileRows);
+        if (together == kTogether) addProductsOrFewer<kRowsF32, kTogether>(width, to, sumsTile, tile, tileFloats, inputs, count, kTileRows, ahead);
+        else addProductsOrFewer<kRowsF32, 1>(width, to, sumsTile, tile, tileFloats, inputs, count, kTileRows, ahead);
         if (k + count == cols)
           for (int32_t i = 0; i < together; i++)
             for (int32_t j = 0; j < width; j++) finish(o, row + r + j, t + i, load(to + i * sumsTile + j * kTileRows));

@@ -54,23 +54,12 @@ describe.each(nativeTableList())('$isa', (table) => {
   });
 
   test.each(COLS)('accumulateOuter of %d inputs', (cols) => {
-    for (const rows of ROWS) {
-      for (const n of rows === 33 ? [...COUNTS, ...LONG_COUNTS] : COUNTS) {
-        const random = xorshift(rows * 1000 + cols);
-        const before = awkwardFloats(random, rows * cols, 1e15);
-        const [x, dy] = [awkwardFloats(random, n * cols, 1e15), awkwardFloats(random, n * rows, 1e15)];
-        const accumulate = (each: Kernels, from: Float32Array, a: Float32Array, b: Float32Array) => {
-          const gradient = packed(each, 'f32', rows, cols, from);
-          each.accumulateOuter(gradient, a, b, n);
-          return floatsOf(gradient);
-        };
-        const got = accumulate(kernels, before, dy, x);
-        const want = accumulate(reference, before, dy, x);
-        const magnitudes = accumulate(reference, before.map(Math.abs), dy.map(Math.abs), x.map(Math.abs));
-        // A term is a product, then up to n additions, then the reference's rounding, which the magnitude has too.
-        assertWithin(got, want, (i) => sumError(n + 3, magnitudes[i]!), `${rows} outputs, ${n} rows`);
-      }
-    }
+    for (const rows of ROWS)
+      for (const n of rows === 33 ? [...COUNTS, ...LONG_COUNTS] : COUNTS) outerParity(kernels, rows, cols, n);
+  });
+
+  test('accumulateOuter of more than is laid out at once (16 MB)', () => {
+    outerParity(kernels, 17, 21_000, 200);
   });
 
   test('accumulateOuter leaves padding alone, whatever the inputs hold', () => {
@@ -229,6 +218,22 @@ describe.each(nativeTableList())('$isa', (table) => {
     for (const sharpness of [1, 16]) attentionBackwardParity(kernels, shape, sharpness);
   });
 });
+
+function outerParity(kernels: Kernels, rows: number, cols: number, n: number): void {
+  const random = xorshift(rows * 1000 + cols);
+  const before = awkwardFloats(random, rows * cols, 1e15);
+  const [x, dy] = [awkwardFloats(random, n * cols, 1e15), awkwardFloats(random, n * rows, 1e15)];
+  const accumulate = (each: Kernels, from: Float32Array, a: Float32Array, b: Float32Array) => {
+    const gradient = packed(each, 'f32', rows, cols, from);
+    each.accumulateOuter(gradient, a, b, n);
+    return floatsOf(gradient);
+  };
+  const got = accumulate(kernels, before, dy, x);
+  const want = accumulate(reference, before, dy, x);
+  const magnitudes = accumulate(reference, before.map(Math.abs), dy.map(Math.abs), x.map(Math.abs));
+  // A term is a product, then up to n additions, then the reference's rounding, which the magnitude has too.
+  assertWithin(got, want, (i) => sumError(n + 3, magnitudes[i]!), `${rows} outputs, ${n} rows`);
+}
 
 interface Softmax {
   readonly probabilities: readonly number[];
