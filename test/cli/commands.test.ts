@@ -232,6 +232,27 @@ describe('bench', () => {
     expect(json(filled.stdout)).toMatchObject({ context: 100 });
   });
 
+  test('train: a product and its gradients for every weight, with OpenBLAS or what to do to have it', async () => {
+    const args = ['bench', 'train', '--rows', '2,16', '--repeats', '1', '--threads', '2'];
+    const [measured, bare] = await Promise.all([
+      eaglet([...args, '--json']),
+      eaglet(args, { env: { PATH: '/no-compiler-here' } }),
+    ]);
+    const result = json(measured.stdout) as { limitGflops: number; products: Record<string, unknown>[] };
+    expect(result.limitGflops).toBeGreaterThan(0);
+    expect(result.products.map(({ name, rows }) => [name, rows])).toEqual(
+      [2, 16].flatMap((rows) =>
+        ['fc', 'q, k, v', 'o', 'gate, up', 'down', 'LM head', 'all'].map((name) => [name, rows]),
+      ),
+    );
+    for (const { ours } of result.products as { ours: Record<string, { gflops: number }> }[]) {
+      expect(Object.keys(ours)).toEqual(['forward', 'input', 'weight']);
+      for (const { gflops } of Object.values(ours)) expect(gflops).toBeGreaterThan(0);
+    }
+    expect(bare.code).toBe(0);
+    expect(bare.stdout).toContain('OpenBLAS: not measured: needs a C++ compiler and OpenBLAS');
+  });
+
   test('cost: a context longer than the model’s is refused', async () => {
     const { code, stderr } = await eaglet(['bench', 'cost', '-m', TINY, '--rows', '4', '--context', '510']);
     expect(code).toBe(1);
