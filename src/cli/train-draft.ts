@@ -17,6 +17,8 @@ interface Flags extends TrainingFlags {
 
 /** With SmolLM2's 49,152 tokens 9.9 MB as f16, nearly all of it the embeddings. */
 const HIDDEN_SIZE = 96;
+/** From random weights: four times what a head learns at ends lower (docs/log.md). */
+const LEARNING_RATE = 4e-3;
 /** Of a query head, by default. */
 const HEAD_DIM = 32;
 
@@ -24,7 +26,7 @@ export function register(parent: Command): void {
   const command = parent
     .command('draft')
     .description('a small model of its own that drafts; the same command goes on where it was interrupted');
-  withTrainingOptions(command, 'draft model')
+  withTrainingOptions(command, { product: 'draft model', learningRate: LEARNING_RATE })
     .option('--hidden-size <n>', 'times the vocabulary, it is nearly all of the size', positiveNumber, HIDDEN_SIZE)
     .option('--layers <n>', 'decoder layers', positiveNumber, 2)
     .option('--heads <n>', `query heads (default: one for each ${HEAD_DIM} of the hidden size)`, positiveNumber)

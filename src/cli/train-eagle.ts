@@ -20,7 +20,7 @@ export function register(parent: Command): void {
   const command = parent
     .command('eagle')
     .description('an EAGLE head; the same command goes on where it was interrupted');
-  withTrainingOptions(command, 'head')
+  withTrainingOptions(command, { product: 'head', learningRate: 1e-3 })
     .option(
       '--steps <n>',
       'steps that the head is unrolled on its own features; 1 is EAGLE-1’s training',

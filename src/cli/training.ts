@@ -79,8 +79,13 @@ const CURVE_WIDTH = 16;
 /** One text of so many is held back to judge by; of fewer, one. */
 const HELD_BACK_EVERY = 50;
 
-/** @param product what comes of it, in a word or two. */
-export function withTrainingOptions(command: Command, product: string): Command {
+export interface TrainingDefaults {
+  /** What comes of it, in a word or two. */
+  readonly product: string;
+  readonly learningRate: number;
+}
+
+export function withTrainingOptions(command: Command, { product, learningRate }: TrainingDefaults): Command {
   return withTargetOptions(
     command
       .requiredOption('-o, --out <directory>', `the ${product}; must not exist yet`)
@@ -95,7 +100,7 @@ export function withTrainingOptions(command: Command, product: string): Command 
     .option('--epochs <n>', 'times that all text is seen', positiveNumber, 4)
     .option('--prompt-epochs <n>', 'the first so many learn from prompts too, the others from answers', wholeNumber, 2)
     .option('--batch-tokens <n>', 'of one update', positiveNumber, 4096)
-    .option('--learning-rate <x>', 'at its peak', realNumber, 1e-3)
+    .option('--learning-rate <x>', 'at its peak', realNumber, learningRate)
     .option('--warmup <n>', 'updates until the peak', wholeNumber, 50)
     .option('--clip-norm <x>', 'bound of the gradients’ norm', realNumber, 0.5)
     .option('--seed <n>', `same seed, same ${product}`, wholeNumber, 0)
