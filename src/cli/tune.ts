@@ -1,7 +1,7 @@
 /** What the tree budget found on this machine: the cost of forwards, the tree that pays, and what is to be won, in plain words. */
 import { writeFileSync } from 'node:fs';
 import type { Command } from 'commander';
-import type { TreeBudget } from '../draft/budget.ts';
+import { MOST_NODES, type TreeBudget } from '../draft/budget.ts';
 import type { Engine } from '../engine.ts';
 import { RequestError } from '../errors.ts';
 import { type ModelOptions, openEngine, positiveNumber, printJson, realNumber, withModelOptions } from './common.ts';
@@ -30,10 +30,11 @@ export function register(program: Command): void {
     .action(tune);
 }
 
+/** Of rounds with drafts: where the budget decoded plainly, no tree was looked at. */
 interface Size {
   readonly nodes: number;
   readonly targetMs: number;
-  /** Tokens a round, bonus included, that the best tree of so many nodes promised. */
+  /** Tokens a round, bonus included. */
   readonly tokens: number;
   /** Over plain decoding. */
   readonly speedup: number;
@@ -47,12 +48,13 @@ async function tune(flags: Flags): Promise<void> {
   const { budget } = engine;
   if (budget === undefined) throw new RequestError('head', 'there is nothing to tune: the model has no head');
   const measured = { target: budget.target.curve(), head: budget.head.curve() };
-  const ran = await decode(engine, questions, flags);
-  const sizes = expected(budget);
+  const ran = await decode(engine, budget, questions, flags);
+  const sizes = speedupsBySize(budget);
+  const expected = budget.expectedSpeedup;
   const best = sizes.reduce((a, b) => (b.speedup > a.speedup ? b : a));
   if (flags.svg !== undefined) writeFileSync(flags.svg, draw(sizes, best, budget));
   const { isa, threads } = engine.kernels;
-  if (flags.json) printJson({ isa, threads, measured, sizes, best, headMs: budget.headMs, ran });
+  if (flags.json) printJson({ isa, threads, measured, sizes, best, headMs: budget.headMs, expected, ran });
   else process.stdout.write(describe(engine, budget, sizes, best, ran));
 }
 
@@ -61,25 +63,41 @@ interface Ran {
   readonly speedup: number;
   readonly acceptanceLength: number;
   readonly treeSize: number;
+  /** Of all rounds, those with drafts. */
+  readonly draftedShare: number;
   /** Of the time of a round that the head takes. */
   readonly draftShare: number;
 }
 
-/** Plainly and with drafts, in turn: the budget learns from it, and what it promises can be held against what came. */
-async function decode(engine: Engine, questions: ReturnType<typeof readPrompts>, flags: Flags): Promise<Ran> {
+/**
+ * Plainly and with drafts, in turn: the budget learns from it, and what it expects can be held against what came. Plain rounds teach it
+ * what a forward over one row takes, which trees of other sizes say little about.
+ */
+async function decode(
+  engine: Engine,
+  budget: TreeBudget,
+  questions: ReturnType<typeof readPrompts>,
+  flags: Flags,
+): Promise<Ran> {
   const sums = {
-    none: { tokens: 0, rounds: 0, nodes: 0, ms: 0, draftMs: 0 },
-    eagle: { tokens: 0, rounds: 0, nodes: 0, ms: 0, draftMs: 0 },
+    none: { tokens: 0, rounds: 0, drafted: 0, nodes: 0, ms: 0, draftMs: 0 },
+    eagle: { tokens: 0, rounds: 0, drafted: 0, nodes: 0, ms: 0, draftMs: 0 },
   };
   using progress = new ProgressBar('questions', questions.length);
   for (const [i, { messages }] of questions.entries()) {
     const order = i % 2 === 0 ? (['none', 'eagle'] as const) : (['eagle', 'none'] as const);
     for (const drafter of order) {
       const { maxTokens, temperature } = flags;
-      const { stats } = await engine.complete(messages, { maxTokens, temperature, drafter });
+      const { stats } = await engine.complete(messages, {
+        maxTokens,
+        temperature,
+        drafter,
+        ...(drafter === 'none' && { onRound: ({ times }) => void budget.target.learn(1, times.verify) }),
+      });
       const sum = sums[drafter];
       sum.tokens += stats.newTokens - 1;
       sum.rounds += stats.rounds;
+      sum.drafted += stats.counters.num_drafts;
       sum.nodes += stats.treeSize * stats.rounds;
       sum.ms += stats.decodeMs;
       sum.draftMs += stats.draftMs;
@@ -93,14 +111,17 @@ async function decode(engine: Engine, questions: ReturnType<typeof readPrompts>,
     speedup: rate(eagle) / rate(none),
     acceptanceLength: eagle.tokens / eagle.rounds,
     treeSize: eagle.nodes / eagle.rounds,
+    draftedShare: eagle.drafted / eagle.rounds,
     draftShare: eagle.draftMs / eagle.ms,
   };
 }
 
-function expected({ target, promised, headMs }: TreeBudget): readonly Size[] {
+function speedupsBySize(budget: TreeBudget): readonly Size[] {
+  const { target, headMs } = budget;
   const plainMs = target.at(1);
-  return Array.from(promised.subarray(1), (tokens, i) => {
+  return Array.from({ length: MOST_NODES }, (_, i) => {
     const nodes = i + 1;
+    const tokens = budget.tokensOf(nodes);
     const ms = target.at(nodes) + (nodes === 1 ? 0 : headMs);
     return { nodes, targetMs: target.at(nodes), tokens, speedup: (tokens * plainMs) / ms };
   });
@@ -123,16 +144,17 @@ function describe(engine: Engine, budget: TreeBudget, sizes: readonly Size[], be
   const verdict =
     best.nodes === 1
       ? 'Drafting does not pay here: decoding stays plain, and drafts are tried now and then.'
-      : `Trees of about ${best.nodes} nodes pay most: ${best.speedup.toFixed(2)} times plain decoding is expected.`;
+      : `Where drafting pays, trees of about ${best.nodes} nodes pay most.`;
   return `${isa} · ${threads} threads
 
 A forward of the target over one row takes ${plainMs.toFixed(2)} ms, over eight rows ${(sizes[7]!.targetMs / plainMs).toFixed(2)} times that.
-The head takes ${budget.headMs.toFixed(2)} ms a round.
+The head takes ${budget.headMs.toFixed(2)} ms a round. Of rounds with drafts:
 
 ${table}
 ${verdict}
-Decoded just now, the size chosen anew every round: ${ran.tokensPerSecond.none.toFixed(1)} tokens/s plainly, ${ran.tokensPerSecond.eagle.toFixed(1)} with drafts, ${ran.speedup.toFixed(2)}x;
-acceptance length ${ran.acceptanceLength.toFixed(2)}, trees of ${ran.treeSize.toFixed(1)} nodes, the head took ${(ran.draftShare * 100).toFixed(1)} % of a round.
+Choosing anew every round, ${budget.expectedSpeedup.toFixed(2)} times plain decoding is expected over all rounds, with drafts (${(ran.draftedShare * 100).toFixed(0)} % of them) or without.
+Decoded just now: ${ran.tokensPerSecond.none.toFixed(1)} tokens/s plainly, ${ran.tokensPerSecond.eagle.toFixed(1)} with drafts, ${ran.speedup.toFixed(2)}x; acceptance length ${ran.acceptanceLength.toFixed(2)}, trees of ${ran.treeSize.toFixed(1)} nodes,
+the head took ${(ran.draftShare * 100).toFixed(1)} % of a round.
 `;
 }
 

@@ -84,7 +84,7 @@ export class BudgetGrower implements TreeGrower {
   }
 
   grow(guesses: Guesses): number {
-    this.#headMs += this.budget.head.learn(this.#rows, performance.now() - this.#asked);
+    this.#headMs += this.budget.learnHead(this.#rows, performance.now() - this.#asked);
     const first = this.#count;
     if (first === 0) this.#addGuesses(guesses, 0, -1);
     else for (let row = 0; row < this.#rows; row++) this.#addGuesses(guesses, row, this.#frontier[row]!);

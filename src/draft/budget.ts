@@ -33,13 +33,20 @@ export class TreeBudget {
   readonly target: ForwardCost;
   readonly head: ForwardCost;
   readonly calibration = new Calibration();
-  /** Tokens that a tree of so many nodes promised, mean of all rounds in which drafts were wanted: for reports. */
-  readonly promised = new Float64Array(MOST_NODES + 1).fill(1);
-
   /** Rounds so far. */
   rounds = 0;
-  /** Milliseconds that the head took in a round with drafts, mean of those lately. */
+  /** Milliseconds that the head took in a round with drafts, mean of all. */
   headMs = 0;
+
+  // For reports. What all rounds should have taken, and what plain decoding should have for as many tokens; the head in the round that is drafted.
+  #expectedMs = 0;
+  #plainMs = 0;
+  #headMs = 0;
+  // Of rounds with drafts: accepted guesses that the best tree of each size promised (mean), those of the chosen trees, and those that came.
+  readonly #promised = new Float64Array(MOST_NODES + 1);
+  #promise = 0; // of the tree chosen last
+  #promisedByChosen = 0;
+  #accepted = 0;
 
   // Sums that fade with RATE_ROUNDS.
   #tokens: number;
@@ -50,7 +57,7 @@ export class TreeBudget {
   #trialRounds = 0; // since drafting began, or began again
   #pause = SHORTEST_PAUSE;
   #plainRounds = 0;
-  #promises = 0;
+  #promises = 0; // rounds with drafts
 
   constructor({ target, head }: TreeCosts) {
     this.target = new ForwardCost(target, MOST_NODES);
@@ -63,6 +70,23 @@ export class TreeBudget {
   /** What a millisecond is worth, in tokens. */
   get price(): number {
     return Math.max(this.#tokens / this.#ms, 1 / this.target.at(1));
+  }
+
+  /**
+   * Over plain decoding, of text like that decoded so far: the time that plain forwards should take for its tokens, over the time that its
+   * forwards should take, head's and target's. All rounds count, those without drafts too; tokens count as they came, forwards as what they
+   * were known to cost when their tree was chosen. So it leaves out what else a round takes, and interruptions.
+   */
+  get expectedSpeedup(): number {
+    return this.#expectedMs === 0 ? 1 : this.#plainMs / this.#expectedMs;
+  }
+
+  /**
+   * Tokens of a round whose tree has so many nodes, bonus included, mean of the rounds with drafts: what its candidates promised, times the
+   * share that came of what the chosen trees promised. Promises alone are too high: what looks best is partly what is overrated.
+   */
+  tokensOf(nodes: number): number {
+    return 1 + (this.#promisedByChosen === 0 ? 0 : (this.#promised[nodes]! * this.#accepted) / this.#promisedByChosen);
   }
 
   /** Whether the next round shall have drafts; asked once a round. */
@@ -102,20 +126,29 @@ export class TreeBudget {
 
   /** Nodes, root included, of the tree worth most. @param reach chances to stand of `count` candidates, likeliest first. */
   treeSize(reach: Float64Array, order: Int32Array, count: number): number {
-    const { price, target, promised } = this;
+    const { price, target } = this;
+    const promised = this.#promised;
     let size = 1;
     let most = -price * target.at(1);
     let drafts = 0;
     this.#promises++;
+    this.#promise = 0;
     for (let nodes = 2; nodes <= MOST_NODES; nodes++) {
       if (nodes <= count + 1) drafts += reach[order[nodes - 2]!]!;
-      promised[nodes] = promised[nodes]! + (1 + drafts - promised[nodes]!) / this.#promises;
+      promised[nodes] = promised[nodes]! + (drafts - promised[nodes]!) / this.#promises;
       const worth = drafts - price * target.at(nodes);
       if (nodes > count + 1 || worth <= most) continue;
       most = worth;
       size = nodes;
+      this.#promise = drafts;
     }
     return size;
+  }
+
+  /** A forward of the head is over. @returns the milliseconds as they are believed. */
+  learnHead(rows: number, ms: number): number {
+    this.#headMs += this.head.at(rows);
+    return this.head.learn(rows, ms);
   }
 
   /**
@@ -123,12 +156,17 @@ export class TreeBudget {
    * @param tokens it emitted. @param forwardMs of the target over the tree's `nodes`. @param headMs of the head; 0 means that it was not asked.
    */
   settle(tokens: number, nodes: number, forwardMs: number, headMs: number): void {
+    this.#expectedMs += this.target.at(nodes) + this.#headMs;
+    this.#plainMs += tokens * this.target.at(1);
+    this.#headMs = 0;
     const ms = this.target.learn(nodes, forwardMs) + headMs;
     this.rounds++;
     this.#tokens += tokens - this.#tokens / RATE_ROUNDS;
     this.#ms += ms - this.#ms / RATE_ROUNDS;
     if (headMs === 0) return;
-    this.headMs += (headMs - this.headMs) / (this.headMs === 0 ? 1 : RATE_ROUNDS);
+    this.headMs += (headMs - this.headMs) / this.#promises;
+    this.#promisedByChosen += this.#promise;
+    this.#accepted += tokens - 1;
     const won = this.#won + tokens - ms / this.target.at(1) - this.#won / TRIAL_ROUNDS;
     this.#won = Math.min(won, MOST_CREDIT);
     this.#trials += 1 - this.#trials / TRIAL_ROUNDS;

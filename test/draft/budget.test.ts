@@ -143,6 +143,61 @@ describe.each([
   });
 });
 
+describe('what is expected is what comes', () => {
+  it.each<[string, World['stands']]>([
+    ['an honest head', honest],
+    ['a head that is half as often right as it says', (said) => said / 2],
+    ['a head that is right more often than it says', (said) => Math.min(1, said * 1.05)],
+    ['a head that is never right', () => 0],
+    ['texts of two kinds, in turn', (said, round) => said * (round % 400 < 200 ? 1 : 0.25)],
+    ['a text on which drafting does not pay, after one on which it does', (said, round) => (round < 300 ? said : 0)],
+  ])('%s', (_, stands) => {
+    for (const costs of [machine(16, 0.4), machine(4, 1), machine(1, 0.5), machine(8, 0.5, 3)]) {
+      const world = { ...costs, stands };
+      const grower = auto(world);
+      const came = rate(decode(grower, world, 1200)) * world.targetMs(1);
+      expect(Math.abs(grower.budget.expectedSpeedup / came - 1)).toBeLessThan(0.03);
+    }
+  });
+
+  it('on a machine that is a third slower than it was when it was measured, where plain decoding says so too, as in `tune`', () => {
+    const world = { ...machine(4, 1), stands: honest };
+    const slow: World = {
+      ...world,
+      targetMs: (rows) => (4 / 3) * world.targetMs(rows),
+      headMs: (rows) => (4 / 3) * world.headMs(rows),
+    };
+    const grower = auto(world);
+    const came = { tokens: 0, ms: 0 };
+    for (let text = 0; text < 8; text++) {
+      for (let round = 0; round < 60; round++) grower.budget.target.learn(1, slow.targetMs(1));
+      const { tokens, ms } = decode(grower, slow, 60, 60 * text);
+      came.tokens += tokens;
+      came.ms += ms;
+    }
+    const speedup = (came.tokens / came.ms) * slow.targetMs(1);
+    expect(Math.abs(grower.budget.expectedSpeedup / speedup - 1)).toBeLessThan(0.03);
+  });
+
+  it('in tokens too, of trees of the size that is always chosen', () => {
+    const world: World = {
+      targetMs: (rows) => (rows <= 8 ? 6 : 600),
+      headMs: () => 0.01,
+      stands: (said) => said / 2,
+    };
+    const grower = auto(world);
+    const { tokens, rounds, size } = decode(grower, world, 1200);
+    expect(size).toBe(8);
+    expect(grower.budget.tokensOf(8)).toBeCloseTo(tokens / rounds, 6);
+    expect(grower.budget.tokensOf(1)).toBe(1);
+    expect(grower.budget.tokensOf(2)).toBeLessThan(grower.budget.tokensOf(8));
+  });
+
+  it('nothing, before anything was decoded', () => {
+    expect(auto({ ...machine(4, 1), stands: honest }).budget.expectedSpeedup).toBe(1);
+  });
+});
+
 it('follows the text: large trees where guesses stand, small ones where they do not', () => {
   const world = { ...machine(1, 0.4), stands: (said: number, round: number) => said * (round < 400 ? 1 : 0.35) };
   const grower = auto(world);
