@@ -12,12 +12,13 @@ import { RequestError } from '../errors.ts';
 import { packageInfo } from '../package-info.ts';
 import { computeFeatures } from '../train/compute-features.ts';
 import { readConversations } from '../train/conversations.ts';
-import { type EncodedConversation, encodeConversation, type Skipped } from '../train/encode-conversation.ts';
+import { encodeConversation, type Skipped } from '../train/encode-conversation.ts';
 import { FeatureStore, type TextFeatures } from '../train/feature-store.ts';
 import { LiveFeatures } from '../train/live-features.ts';
 import type { RunOptions, TrainingRun } from '../train/run.ts';
 import { requireAbsent, type SavedTexts } from '../train/save.ts';
 import type { LogEntry } from '../train/training-log.ts';
+import { countTokens, type EncodedText } from '../train/unroll.ts';
 import {
   fetchModel,
   type ModelOptions,
@@ -193,7 +194,7 @@ async function writeConversations(flags: TrainingFlags, work: string, features: 
 }
 
 interface Texts {
-  readonly encoded: readonly EncodedConversation[];
+  readonly encoded: readonly EncodedText[];
   readonly skipped: Readonly<Partial<Record<Skipped, number>>>;
 }
 
@@ -206,7 +207,7 @@ function readTexts(
   const { contextLength } = target.config;
   if (maxTokens > contextLength)
     throw new RequestError('--max-length', `must be at most the model's context of ${contextLength}, got ${maxTokens}`);
-  const encoded: EncodedConversation[] = [];
+  const encoded: EncodedText[] = [];
   const skipped: Partial<Record<Skipped, number>> = {};
   for (const file of files)
     for (const conversation of readConversations(file)) {
@@ -220,14 +221,14 @@ function readTexts(
 async function fillStore(
   { target }: Engine,
   store: FeatureStore,
-  texts: readonly EncodedConversation[],
+  texts: readonly EncodedText[],
   interruption: Interruption,
 ): Promise<boolean> {
   const before = store.tokens;
-  const total = texts.reduce((sum, { ids }) => sum + ids.length, 0);
+  const total = countTokens(texts);
   process.stderr.write(`eaglet: features of ${formatCount(total)} tokens, ${formatCount(before)} of them are there\n`);
   using bar = new RateBar('tokens of features', total, before);
-  for (const { tokens } of computeFeatures(target, store, texts)) {
+  for (const tokens of computeFeatures(target, store, texts)) {
     bar.update(tokens - before, tokens - before);
     await nextTurn();
     if (interruption.asked) {

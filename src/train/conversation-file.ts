@@ -2,8 +2,18 @@
  * The file that synthesis writes: one conversation a line, appended as each is complete, and beside it the settings that its text
  * depends on. Opened again it knows what is there; a line that a crash left half written is cut off.
  */
-import { closeSync, existsSync, fsyncSync, openSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  openSync,
+  readFileSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { z } from 'zod';
+import { describe } from '../checkpoint/file.ts';
 import { RequestError } from '../errors.ts';
 import { parseLine, readLines } from './json-lines.ts';
 import type { SynthesizedConversation } from './synthesize.ts';
@@ -47,13 +57,13 @@ export class ConversationFile implements Disposable {
         else end = start;
       }
     }
-    this.cutBytes = end === undefined ? 0 : readFileSync(path).length - end;
+    this.cutBytes = end === undefined ? 0 : statSync(path).size - end;
     try {
       if (end !== undefined) truncateSync(path, end);
       writeFileSync(beside, `${JSON.stringify(settings, undefined, 2)}\n`);
       this.#file = openSync(path, 'a');
     } catch (cause) {
-      throw new RequestError(path, `cannot be written: ${reason(cause)}`, { cause });
+      throw new RequestError(path, `cannot be written: ${describe(cause)}`, { cause });
     }
   }
 
@@ -61,7 +71,7 @@ export class ConversationFile implements Disposable {
     try {
       writeFileSync(this.#file, `${JSON.stringify(conversation)}\n`);
     } catch (cause) {
-      const rule = `cannot be written: ${reason(cause)}; conversations written so far stay, the same command goes on from them`;
+      const rule = `cannot be written: ${describe(cause)}; conversations written so far stay, the same command goes on from them`;
       throw new RequestError(this.path, rule, { cause });
     }
   }
@@ -93,8 +103,4 @@ function checkSettings(path: string, beside: string, settings: SynthesisSettings
     if (was !== is)
       throw new RequestError(path, `was begun with ${name} ${was}, got ${is}: give the same, or another file`);
   }
-}
-
-function reason(cause: unknown): string {
-  return cause instanceof Error ? cause.message : String(cause);
 }

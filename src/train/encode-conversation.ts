@@ -6,12 +6,7 @@ import { RequestError } from '../errors.ts';
 import type { ChatMessage, ChatTemplate } from '../tokenizer/chat-template.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import type { Conversation } from './conversations.ts';
-
-export interface EncodedConversation {
-  readonly ids: Int32Array; // [n]
-  /** 1 where the token is trained on. */
-  readonly mask: Uint8Array; // [n]
-}
+import type { EncodedText } from './unroll.ts';
 
 /** Why a conversation is not trained on. */
 export const SKIPPED = ['tooLong', 'unanswered', 'misaligned'] as const;
@@ -37,7 +32,7 @@ export function encodeConversation(
   template: ChatTemplate | undefined,
   conversation: Conversation,
   { maxTokens, longer = 'truncate', unanswered = 'skip' }: EncodeConversationOptions,
-): EncodedConversation | Skipped {
+): EncodedText | Skipped {
   const encoded =
     conversation.kind === 'text'
       ? plainText(tokenizer, conversation.text)
@@ -54,7 +49,7 @@ export function encodeConversation(
   return mask.includes(1) ? { ids, mask } : 'tooLong';
 }
 
-function plainText(tokenizer: Tokenizer, text: string): EncodedConversation {
+function plainText(tokenizer: Tokenizer, text: string): EncodedText {
   const ids = [...tokenizer.encode(text)];
   if (tokenizer.addBos && tokenizer.bosId !== undefined) ids.unshift(tokenizer.bosId);
   return { ids: Int32Array.from(ids), mask: new Uint8Array(ids.length) };
@@ -65,7 +60,7 @@ function chat(
   template: ChatTemplate,
   messages: readonly ChatMessage[],
   finished: boolean,
-): EncodedConversation | 'misaligned' {
+): EncodedText | 'misaligned' {
   const encode = (count: number, addGenerationPrompt: boolean): Int32Array =>
     template.encode(tokenizer, messages.slice(0, count), { addGenerationPrompt });
   const last = messages.findLastIndex(({ role }) => role === 'assistant');

@@ -1,6 +1,7 @@
 /** Files of JSON lines, read a piece at a time: they may be larger than a string can be. */
 import { closeSync, openSync, readSync } from 'node:fs';
 import { z } from 'zod';
+import { describe } from '../checkpoint/file.ts';
 import { RequestError } from '../errors.ts';
 
 export interface Line {
@@ -75,7 +76,6 @@ function reading<T>(path: string, action: () => T): T {
   try {
     return action();
   } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new RequestError(path, `cannot be read: ${reason}`, { cause });
+    throw new RequestError(path, `cannot be read: ${describe(cause)}`, { cause });
   }
 }

@@ -2,7 +2,7 @@
 import { FeatureReader } from '../decode/features.ts';
 import type { TargetModel } from '../model/target.ts';
 import type { TextFeatures } from './feature-store.ts';
-import type { EncodedText, TrainingText } from './unroll.ts';
+import { countTokens, type EncodedText, type TrainingText } from './unroll.ts';
 
 export class LiveFeatures implements TextFeatures, Disposable {
   readonly tokens: number;
@@ -13,7 +13,7 @@ export class LiveFeatures implements TextFeatures, Disposable {
   constructor(target: TargetModel, texts: readonly EncodedText[]) {
     this.#texts = texts;
     this.#hiddenSize = target.config.hiddenSize;
-    this.tokens = texts.reduce((sum, { ids }) => sum + ids.length, 0);
+    this.tokens = countTokens(texts);
     this.#reader = new FeatureReader(target, Math.max(1, ...texts.map(({ ids }) => ids.length)));
   }
 

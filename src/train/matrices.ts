@@ -11,10 +11,9 @@ export function packF32(kernels: Kernels, matrix: PackedMatrix): PackedMatrix {
   if (matrix.dtype === 'f32') return matrix;
   const { rows, cols } = matrix;
   const packed = allocateF32(kernels, rows, cols);
-  const all = new Float32Array(rows * cols);
-  const ids = Int32Array.from({ length: rows }, (_, row) => row);
-  kernels.gatherRows(all, cols, matrix, ids, rows);
-  kernels.pack(packed, 0, new Uint8Array(all.buffer), 'F32', ids);
+  const all = rowMajor(kernels, { weight: matrix, first: 0, rows });
+  const everyRow = Int32Array.from({ length: rows }, (_, row) => row);
+  kernels.pack(packed, 0, new Uint8Array(all.buffer), 'F32', everyRow);
   return packed;
 }
 

@@ -1,5 +1,7 @@
 /** What is trained: weights in the very buffers that forwards read, each with a gradient of the same layout. */
 import type { Kernels, PackedMatrix } from '../kernels/kernels.ts';
+import { floatsOf } from '../kernels/layouts.ts';
+import { allocateF32 } from './matrices.ts';
 
 /** A matrix [out, in], packed as f32, or a vector (norm, bias). */
 export type Weight = PackedMatrix | Float32Array;
@@ -49,10 +51,6 @@ function createParameter(kernels: Kernels, name: string, weight: Weight): Parame
   }
   if (weight.dtype !== 'f32')
     throw new RangeError(`parameters: ${name} must be f32 to be trained, got ${weight.dtype}`);
-  const gradient = { ...weight, data: new Uint8Array(kernels.allocate(weight.data.length, true)) };
-  return { name, weight, gradient, values: asFloats(weight), gradients: asFloats(gradient) };
-}
-
-function asFloats({ data }: PackedMatrix): Float32Array {
-  return new Float32Array(data.buffer, data.byteOffset, data.length / 4);
+  const gradient = allocateF32(kernels, weight.rows, weight.cols);
+  return { name, weight, gradient, values: floatsOf(weight), gradients: floatsOf(gradient) };
 }

@@ -7,11 +7,11 @@
  * a batch of rows, a cache's slots.
  */
 import type { AttentionLayout, Kernels, KvLayer, PackedMatrix } from '../kernels/kernels.ts';
-import { packedBytes } from '../kernels/kernels.ts';
 import { Arena } from '../tensor/arena.ts';
 import { EagerOps, type HeadShape, type Ops, type RotaryTables } from '../tensor/ops.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { BACKWARD, type Differentiable } from './backward.ts';
+import { allocateF32 } from './matrices.ts';
 import type { Parameters } from './parameters.ts';
 
 /** Gradients of the keys and values in a layer's slots, [slots, kvHeads · headDim] each. */
@@ -87,9 +87,7 @@ export class Tape implements Ops {
   transposed(weight: PackedMatrix): PackedMatrix {
     let transposed = this.#transposed.get(weight);
     if (transposed === undefined) {
-      const { rows, cols } = weight;
-      const data = new Uint8Array(this.kernels.allocate(packedBytes('f32', cols, rows), true));
-      transposed = { matrix: { dtype: 'f32', rows: cols, cols: rows, data }, fresh: false };
+      transposed = { matrix: allocateF32(this.kernels, weight.cols, weight.rows), fresh: false };
       this.#transposed.set(weight, transposed);
     }
     if (!transposed.fresh) {

@@ -14,6 +14,11 @@ export interface EncodedText {
   readonly mask: Uint8Array; // [n]
 }
 
+/** Of all texts. */
+export function countTokens(texts: readonly EncodedText[]): number {
+  return texts.reduce((sum, { ids }) => sum + ids.length, 0);
+}
+
 /** A text whose features are known. */
 export interface TrainingText extends EncodedText {
   /** The target's, after the final norm. */

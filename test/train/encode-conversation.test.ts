@@ -3,7 +3,8 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import { type ChatMessage, ChatTemplate } from '../../src/tokenizer/chat-template.ts';
 import type { Tokenizer } from '../../src/tokenizer/tokenizer.ts';
 import type { Conversation } from '../../src/train/conversations.ts';
-import { type EncodedConversation, encodeConversation, type Skipped } from '../../src/train/encode-conversation.ts';
+import { encodeConversation, type Skipped } from '../../src/train/encode-conversation.ts';
+import type { EncodedText } from '../../src/train/unroll.ts';
 import { openSmol, tiny } from '../tokenizer/support.ts';
 
 let tokenizer: Tokenizer;
@@ -24,7 +25,7 @@ const chat = (messages: readonly ChatMessage[], finished = true): Conversation =
 const roomy = { maxTokens: 4096 };
 
 /** What is masked 1, stretch by stretch. */
-function trained(encoded: EncodedConversation | Skipped, by = tokenizer): string[] {
+function trained(encoded: EncodedText | Skipped, by = tokenizer): string[] {
   if (typeof encoded === 'string') throw new Error(encoded);
   expect(encoded.mask).toHaveLength(encoded.ids.length);
   const stretches: number[][] = [];
@@ -36,7 +37,7 @@ function trained(encoded: EncodedConversation | Skipped, by = tokenizer): string
   return stretches.map((ids) => by.decode(ids, { includeSpecial: true }));
 }
 
-const allText = (encoded: EncodedConversation | Skipped): string =>
+const allText = (encoded: EncodedText | Skipped): string =>
   typeof encoded === 'string' ? encoded : tokenizer.decode(encoded.ids, { includeSpecial: true });
 
 describe('with SmolLM2’s tokenizer and template', () => {
@@ -65,7 +66,7 @@ describe('with SmolLM2’s tokenizer and template', () => {
 
   it('the tokens before an answer are those that the model is given to answer', () => {
     const messages = turns('Hi', 'Hello.', 'Count.', 'One, two.');
-    const encoded = encodeConversation(tokenizer, template, chat(messages), roomy) as EncodedConversation;
+    const encoded = encodeConversation(tokenizer, template, chat(messages), roomy) as EncodedText;
     for (const count of [1, 3]) {
       const given = template.encode(tokenizer, messages.slice(0, count), { addGenerationPrompt: true });
       expect(encoded.ids.slice(0, given.length)).toEqual(given);
@@ -79,9 +80,9 @@ describe('with SmolLM2’s tokenizer and template', () => {
 
   it('longer ones are cut, or left out; so are those of which no answer is left', () => {
     const conversation = chat(turns('Hi', 'One, two, three, four, five.'));
-    const whole = encodeConversation(tokenizer, template, conversation, roomy) as EncodedConversation;
+    const whole = encodeConversation(tokenizer, template, conversation, roomy) as EncodedText;
     const n = whole.ids.length;
-    const cut = encodeConversation(tokenizer, template, conversation, { maxTokens: n - 2 }) as EncodedConversation;
+    const cut = encodeConversation(tokenizer, template, conversation, { maxTokens: n - 2 }) as EncodedText;
     expect(cut).toEqual({ ids: whole.ids.slice(0, n - 2), mask: whole.mask.slice(0, n - 2) });
     const before = whole.mask.indexOf(1);
     expect(encodeConversation(tokenizer, template, conversation, { maxTokens: before })).toBe('tooLong');
@@ -100,7 +101,7 @@ describe('with SmolLM2’s tokenizer and template', () => {
     ]);
     const encoded = encodeConversation(tokenizer, undefined, text, read);
     expect(trained(encoded)).toEqual(['Once <|im_end|> upon']);
-    expect((encoded as EncodedConversation).ids).toEqual(tokenizer.encode('Once <|im_end|> upon'));
+    expect((encoded as EncodedText).ids).toEqual(tokenizer.encode('Once <|im_end|> upon'));
     expect(() => encodeConversation(tokenizer, undefined, prompt, read)).toThrow('model: has no chat template');
   });
 });

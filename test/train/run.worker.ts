@@ -22,7 +22,7 @@ const texts: EncodedText[] = Array.from({ length: 40 }, () => {
 
 mkdirSync(join(directory, 'features'), { recursive: true });
 const store = new FeatureStore(join(directory, 'features'), { model: 'tiny', dtype: 'f32', hiddenSize });
-for (const { tokens } of computeFeatures(target, store, texts)) process.stdout.write(`features ${tokens}\n`);
+for (const tokens of computeFeatures(target, store, texts)) process.stdout.write(`features ${tokens}\n`);
 const options: RunOptions = {
   settings: { epochs: 3, tokensPerBatch: 100, learningRate: 1e-3, warmup: 4, clipNorm: 0.5, seed: 1 },
   promptEpochs: 1,
