@@ -28,9 +28,8 @@ export class FeatureReader implements Disposable {
     for (let start = 0; start < ids.length; start += CHUNK) {
       batch.clear();
       const rows = Math.min(CHUNK, ids.length - start);
-      // One row's logits, which nobody reads: a forward has some.
       for (let row = 0, parent = COMMITTED; row < rows; row++)
-        parent = batch.append(sequence, ids[start + row]!, parent, row === rows - 1);
+        parent = batch.append(sequence, ids[start + row]!, parent, false);
       const { features } = this.#target.forward(batch, this.#cache);
       sequence.commitAll();
       for (let row = 0; row < rows; row++) copyRow(all, start + row, features, row);
