@@ -11,15 +11,16 @@ import {
   fsyncSync,
   ftruncateSync,
   openSync,
-  readFileSync,
   readSync,
   statfsSync,
   writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
+import { describe } from '../checkpoint/file.ts';
 import { RequestError } from '../errors.ts';
 import { floatToHalf, halfToFloat } from '../kernels/half.ts';
+import { parseLine, readLines } from './json-lines.ts';
 import type { EncodedText, TrainingText } from './unroll.ts';
 
 /** Whatever the features depend on; a store made with other settings is refused. */
@@ -124,30 +125,27 @@ export class FeatureStore implements TextFeatures, Disposable {
 
   #readTexts(): void {
     const file = this.#file('texts.jsonl');
-    const bytes = readFileSync(this.#textsFd);
     const settings = JSON.stringify(this.#settings);
-    let start = bytes.indexOf('\n') + 1;
-    if (start === 0) {
-      ftruncateSync(this.#textsFd, 0);
-      this.#write(this.#textsFd, Buffer.from(`${settings}\n`));
-      start = Buffer.byteLength(settings) + 1;
-    } else {
-      const found = bytes.toString('utf8', 0, start - 1);
-      if (found !== settings)
-        throw new RequestError(file, `was made with ${found}, this run has ${settings}: give another directory`);
-    }
     const rows = Math.floor(fstatSync(this.#featuresFd).size / (this.#settings.hiddenSize * BYTES));
-    for (let end = bytes.indexOf('\n', start); end >= 0; end = bytes.indexOf('\n', start)) {
-      const parsed = textSchema.safeParse(parseLine(bytes.toString('utf8', start, end)));
-      if (!parsed.success)
-        throw new RequestError(`${file}, line ${this.#texts.length + 2}`, 'must be a text of this store');
-      const ids = Int32Array.from(parsed.data.ids);
-      if (this.#tokens + ids.length > rows) break; // its features were lost
-      this.#texts.push({ text: { ids, mask: maskOf(ids.length, parsed.data.counts) }, first: this.#tokens });
-      this.#tokens += ids.length;
-      start = end + 1;
+    let kept = 0; // bytes
+    for (const { text, number, start, ended } of readLines(file)) {
+      if (!ended) break; // written by half
+      if (number === 1) {
+        if (text !== settings)
+          throw new RequestError(file, `was made with ${text}, this run has ${settings}: give another directory`);
+      } else {
+        const { ids, counts } = parseLine(text, `${file}:${number}`, textSchema);
+        if (this.#tokens + ids.length > rows) break; // its features were lost
+        this.#texts.push({
+          text: { ids: Int32Array.from(ids), mask: maskOf(ids.length, counts) },
+          first: this.#tokens,
+        });
+        this.#tokens += ids.length;
+      }
+      kept = start + Buffer.byteLength(text) + 1;
     }
-    ftruncateSync(this.#textsFd, start);
+    ftruncateSync(this.#textsFd, kept);
+    if (kept === 0) this.#write(this.#textsFd, Buffer.from(`${settings}\n`));
     ftruncateSync(this.#featuresFd, this.#tokens * this.#settings.hiddenSize * BYTES);
   }
 
@@ -156,11 +154,7 @@ export class FeatureStore implements TextFeatures, Disposable {
       for (let done = 0; done < bytes.length; )
         done += writeSync(fd, bytes, done, bytes.length - done, position === undefined ? null : position + done);
     } catch (cause) {
-      throw new RequestError(
-        this.directory,
-        `must be writable, got ${cause instanceof Error ? cause.message : cause}`,
-        { cause },
-      );
+      throw new RequestError(this.directory, `must be writable, got ${describe(cause)}`, { cause });
     }
   }
 
@@ -205,14 +199,6 @@ function maskOf(length: number, runs: readonly number[]): Uint8Array {
   const mask = new Uint8Array(length);
   for (let i = 0; i + 1 < runs.length; i += 2) mask.fill(1, runs[i], runs[i + 1]);
   return mask;
-}
-
-function parseLine(line: string): unknown {
-  try {
-    return JSON.parse(line);
-  } catch {
-    return undefined;
-  }
 }
 
 let halves: Float32Array | undefined;

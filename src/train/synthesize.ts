@@ -344,7 +344,6 @@ export function openPrompts(
 ): { readonly prompts: readonly SynthesisPrompt[]; readonly answered: number; readonly duplicates: number } {
   const asked = new Known();
   let duplicates = 0;
-  let answered = 0;
   const open: { readonly prompt: SynthesisPrompt; readonly rank: number }[] = [];
   for (const prompt of prompts) {
     if (asked.has(prompt.id)) throw new RequestError('prompts', `ids must be distinct, got "${prompt.id}" again`);
@@ -356,8 +355,7 @@ export function openPrompts(
   }
   const order = open.sort((a, b) => a.rank - b.rank).slice(0, options.count);
   const left = order.filter(({ prompt }) => !known.has(prompt.id)).map(({ prompt }) => prompt);
-  answered = order.length - left.length;
-  return { prompts: left, answered, duplicates };
+  return { prompts: left, answered: order.length - left.length, duplicates };
 }
 
 /** Numbers that stay with an id: whatever else is written, in whatever order. */
