@@ -89,6 +89,11 @@ export class KvSequence {
   }
 }
 
+/** So many slots that those asked for fill whole tiles. */
+export function wholeTiles(slots: number): number {
+  return Math.ceil(slots / KV_TILE) * KV_TILE;
+}
+
 /** Leading tokens that both texts have, of the first `limit`. */
 export function sharedPrefix(a: ArrayLike<number>, b: ArrayLike<number>, limit: number): number {
   const end = Math.min(limit, a.length, b.length);
@@ -115,7 +120,7 @@ export class KvCache implements Disposable {
   ) {
     this.#kernels = kernels;
     const { kvHeads, headDim, dtype } = options;
-    const capacity = Math.ceil(options.capacity / KV_TILE) * KV_TILE;
+    const capacity = wholeTiles(options.capacity);
     const slots = capacity * options.sequences;
     const elements = slots * kvHeads * headDim;
     const allocate = (): Float32Array | Uint16Array => {

@@ -2,13 +2,12 @@
 import { uniformAt } from '../decode/rng.ts';
 import type { EagleHead } from '../draft/eagle-head.ts';
 import type { Kernels } from '../kernels/kernels.ts';
-import type { Tensor } from '../tensor/tensor.ts';
-import { ScratchTensor } from '../tensor/tensor.ts';
+import { copyRow, ScratchTensor, type Tensor } from '../tensor/tensor.ts';
 import { EagleLoss, type EagleStepLoss, type LossWeights, type Prediction } from './loss.ts';
 import { Parameters } from './parameters.ts';
 import { StepCache } from './step-cache.ts';
 import { Tape } from './tape.ts';
-import { type TrainingText, unroll } from './unroll.ts';
+import { stackFeatures, type TrainingText, unroll } from './unroll.ts';
 
 export interface EagleTrainingOptions {
   readonly loss?: LossWeights;
@@ -61,7 +60,7 @@ export class EagleTraining implements Disposable {
     const { steps, stepDecay } = this.#options;
     const plan = unroll(texts, steps);
     const cache = this.#cache.reserve(plan.slots);
-    const truth = gatherTruth(this.#truth, texts, this.#head.config.hiddenSize);
+    const truth = stackFeatures(this.#truth, texts, this.#head.config.hiddenSize);
     const predictions: Prediction[] = [];
     let features: Tensor = truth;
     for (const [j, step] of plan.steps.entries()) {
@@ -80,7 +79,7 @@ export class EagleTraining implements Disposable {
   #noisy(truth: Tensor, rows: Int32Array, noise: number, seed: number): Tensor {
     const { cols } = truth;
     const input = this.#input.reshape(rows.length, cols);
-    for (let i = 0; i < rows.length; i++) input.data.set(truth.row(rows[i]!), i * cols);
+    for (let i = 0; i < rows.length; i++) copyRow(input, i, truth, rows[i]!);
     if (noise > 0) for (let i = 0; i < rows.length * cols; i++) input.data[i]! += noise * (2 * uniformAt(seed, i) - 1);
     return input;
   }
@@ -88,16 +87,4 @@ export class EagleTraining implements Disposable {
   [Symbol.dispose](): void {
     this.#cache[Symbol.dispose]();
   }
-}
-
-/** All texts' features below each other. */
-function gatherTruth(into: ScratchTensor, texts: readonly TrainingText[], d: number): Tensor {
-  const rows = texts.reduce((sum, { ids }) => sum + ids.length, 0);
-  into.reshape(rows, d);
-  let at = 0;
-  for (const { features } of texts) {
-    into.data.set(features, at);
-    at += features.length;
-  }
-  return into;
 }

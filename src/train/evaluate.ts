@@ -6,8 +6,8 @@ import type { EagleHead } from '../draft/eagle-head.ts';
 import type { PackedMatrix } from '../kernels/kernels.ts';
 import type { TargetModel } from '../model/target.ts';
 import { EagerOps } from '../tensor/ops.ts';
-import { ScratchTensor, type Tensor } from '../tensor/tensor.ts';
-import { type TrainingText, unroll } from './unroll.ts';
+import { copyRow, ScratchTensor, type Tensor } from '../tensor/tensor.ts';
+import { stackFeatures, type TrainingText, unroll } from './unroll.ts';
 
 export interface ChainAcceptance {
   /** Guesses held against the target's best token. */
@@ -30,14 +30,13 @@ export function chainAcceptance(
   const plan = unroll([text], steps);
   using cache = head.createCache(plan.slots);
   const ops = new EagerOps(kernels);
-  const truth = new ScratchTensor().reshape(text.ids.length, d);
-  truth.data.set(text.features);
+  const truth = stackFeatures(new ScratchTensor(), [text], d);
   const wanted = bestTokens(target, truth, target.lmHead);
   const input = new ScratchTensor();
   let features: Tensor = truth;
   return plan.steps.map((step) => {
     input.reshape(step.rows, d);
-    for (let row = 0; row < step.rows; row++) input.data.set(features.row(step.source[row]!), row * d);
+    for (let row = 0; row < step.rows; row++) copyRow(input, row, features, step.source[row]!);
     features = head.forward(step, input, cache, ops);
     const guesses = bestGuesses(target, head, features);
     let accepted = 0;

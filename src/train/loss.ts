@@ -4,8 +4,7 @@
  * (arXiv:2503.01840 §3.2) and HASS (arXiv:2408.15766) do: then every step is held against the truth, with a weight of its own.
  */
 import type { Kernels, PackedMatrix } from '../kernels/kernels.ts';
-import type { Tensor } from '../tensor/tensor.ts';
-import { ScratchTensor } from '../tensor/tensor.ts';
+import { copyRow, ScratchTensor, type Tensor } from '../tensor/tensor.ts';
 import { packF32, transposeF32 } from './matrices.ts';
 
 /** What one step predicted. */
@@ -180,7 +179,7 @@ function gatherRows(into: ScratchTensor, x: Tensor, rows: Int32Array): Tensor {
   const out = into.reshape(rows.length, x.cols);
   for (let i = 0; i < rows.length; i++) {
     if (rows[i] === NO_ROW) out.data.fill(0, i * x.cols, (i + 1) * x.cols);
-    else out.data.set(x.row(rows[i]!), i * x.cols);
+    else copyRow(out, i, x, rows[i]!);
   }
   return out;
 }

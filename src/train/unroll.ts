@@ -5,8 +5,9 @@
  * own rows of steps 1 to j (EAGLE-3, arXiv:2503.01840, §3.2, figure 6).
  */
 import type { AttentionLayout } from '../kernels/kernels.ts';
-import { KV_TILE } from '../kernels/kernels.ts';
 import type { ForwardRows } from '../model/forward-batch.ts';
+import { wholeTiles } from '../model/kv-cache.ts';
+import type { ScratchTensor, Tensor } from '../tensor/tensor.ts';
 
 export interface EncodedText {
   readonly ids: Int32Array; // [n]
@@ -23,6 +24,17 @@ export function countTokens(texts: readonly EncodedText[]): number {
 export interface TrainingText extends EncodedText {
   /** The target's, after the final norm. */
   readonly features: Float32Array; // [n, d]
+}
+
+/** All texts' features below each other: [tokens of all, d]. */
+export function stackFeatures(into: ScratchTensor, texts: readonly TrainingText[], d: number): Tensor {
+  into.reshape(countTokens(texts), d);
+  let at = 0;
+  for (const { features } of texts) {
+    into.data.set(features, at);
+    at += features.length;
+  }
+  return into;
 }
 
 export interface UnrolledStep extends ForwardRows {
@@ -59,7 +71,7 @@ export function unroll(texts: readonly TrainingText[], count: number): Unrolled 
   for (const text of texts) {
     const n = text.ids.length;
     for (let index = 0; index + 1 < n; index++) rows.push({ base: slots, truth, text, index, slots: [] });
-    slots = roundUp(slots + Math.max(n - 1, 0));
+    slots = wholeTiles(slots + Math.max(n - 1, 0));
     truth += n;
   }
   let sources = Int32Array.from(rows, (row) => row.truth + row.index);
@@ -72,7 +84,7 @@ export function unroll(texts: readonly TrainingText[], count: number): Unrolled 
     }
     steps.push(planStep(rows, sources, j));
   }
-  return { steps, slots: roundUp(slots) };
+  return { steps, slots: wholeTiles(slots) };
 }
 
 function planStep(rows: readonly PlannedRow[], source: Int32Array, j: number): UnrolledStep {
@@ -100,5 +112,3 @@ function countsFrom({ text, index }: PlannedRow, j: number, count: number): bool
   for (let k = j; k < count && index + 1 + k < text.ids.length; k++) if (text.mask[index + k] !== 0) return true;
   return false;
 }
-
-const roundUp = (slots: number): number => Math.ceil(slots / KV_TILE) * KV_TILE;
