@@ -6,7 +6,9 @@ import { VERIFIERS, type VerifierName } from '../decode/verifier.ts';
 import { DRAFTERS, type DrafterName } from '../draft/registry.ts';
 import { parseTreeOption, type TreeOption } from '../draft/tree-option.ts';
 import { DEFAULT_MODEL, type Engine, type EngineOptions, loadEngine } from '../engine.ts';
+import { RequestError } from '../errors.ts';
 import { MODEL_DTYPES, type ModelDtype } from '../model/weights.ts';
+import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import { formatBytes } from './format.ts';
 import { FetchReporter } from './progress.ts';
 
@@ -124,6 +126,15 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
 export function describeLoading({ loadMs, weightBytes, peakResidentBytes }: Engine): string {
   const weights = `loaded in ${(loadMs / 1000).toFixed(1)} s, ${formatBytes(weightBytes)} of weights`;
   return peakResidentBytes === 0 ? weights : `${weights}, peak ${formatBytes(peakResidentBytes)}`;
+}
+
+/** The tokenizer of a model that shall read texts of up to `maxLength` tokens. @throws RequestError where it cannot. */
+export function requireReader({ tokenizer, target }: Engine, maxLength: number): Tokenizer {
+  if (tokenizer === undefined) throw new RequestError('model', 'has no tokenizer: it cannot read text');
+  const { contextLength } = target.config;
+  if (maxLength > contextLength)
+    throw new RequestError('--max-length', `must be at most the model's context of ${contextLength}, got ${maxLength}`);
+  return tokenizer;
 }
 
 export function printJson(value: unknown): void {

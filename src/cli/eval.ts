@@ -11,7 +11,14 @@ import type { ChatMessage } from '../tokenizer/chat-template.ts';
 import { readConversations } from '../train/conversations.ts';
 import { encodeConversation } from '../train/encode-conversation.ts';
 import { type ChainAcceptance, chainAcceptance } from '../train/evaluate.ts';
-import { type ModelOptions, openEngine, positiveNumber, printJson, withTargetOptions } from './common.ts';
+import {
+  type ModelOptions,
+  openEngine,
+  positiveNumber,
+  printJson,
+  requireReader,
+  withTargetOptions,
+} from './common.ts';
 import { formatTable } from './format.ts';
 import { linePlot } from './line-plot.ts';
 import { ProgressBar } from './progress.ts';
@@ -87,14 +94,8 @@ async function alongTexts(
   flags: Flags,
 ): Promise<ChainAcceptance[]> {
   using engine = await openEngine({ ...flags, head: directory, tree: parseTreeOption('chain:1') });
-  const { target, tokenizer, chatTemplate } = engine;
-  if (tokenizer === undefined) throw new RequestError('model', 'has no tokenizer: it cannot read text');
-  const { contextLength } = target.config;
-  if (flags.maxLength > contextLength)
-    throw new RequestError(
-      '--max-length',
-      `must be at most the model's context of ${contextLength}, got ${flags.maxLength}`,
-    );
+  const { target, chatTemplate } = engine;
+  const tokenizer = requireReader(engine, flags.maxLength);
   using files = openHeadFiles(directory);
   using head = new EagleHead(target, files.config, files.source, { dtype: HEAD_DTYPE });
   using reader = new FeatureReader(target, flags.maxLength);

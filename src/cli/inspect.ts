@@ -2,10 +2,10 @@
  * What a model file or a draft head is, from its headers: weights are not read, so a file of any size takes a moment. Only the agreement of
  * a head with a target takes both.
  */
-import { createHash } from 'node:crypto';
-import { createReadStream, statSync } from 'node:fs';
+import { statSync } from 'node:fs';
 import type { Command } from 'commander';
 import { type Checkpoint, type CheckpointTokenizer, openCheckpoint } from '../checkpoint/checkpoint.ts';
+import { hashModel } from '../checkpoint/hash.ts';
 import { type HeadFiles, isHeadDirectory, openHeadFiles } from '../checkpoint/head.ts';
 import { DEFAULT_MODEL, HEAD_DTYPE, shippedHead } from '../engine.ts';
 import { RequestError } from '../errors.ts';
@@ -129,14 +129,7 @@ async function hashFile(path: string): Promise<string> {
   const { size } = statSync(path);
   if (!statSync(path).isFile()) throw new RequestError('--sha256', `is for a single file, and ${path} is a directory`);
   using progress = new ProgressBar('sha256', size, 'bytes');
-  const hash = createHash('sha256');
-  let done = 0;
-  for await (const chunk of createReadStream(path, { highWaterMark: 2 ** 20 }) as AsyncIterable<Uint8Array>) {
-    hash.update(chunk);
-    done += chunk.length;
-    progress.update(done);
-  }
-  return hash.digest('hex');
+  return await hashModel(path, (done) => progress.update(done));
 }
 
 interface TensorCounts {

@@ -1,5 +1,4 @@
 /** Long work that a signal ends between two steps, so that nothing is lost. */
-
 const SIGNALS = ['SIGINT', 'SIGTERM'] as const;
 
 /** Ctrl-C, or a polite kill, ends the run between two steps; a second one ends it at once. */
@@ -16,4 +15,10 @@ export class Interruption implements Disposable {
   [Symbol.dispose](): void {
     for (const signal of SIGNALS) process.off(signal, this.#ask);
   }
+}
+
+/** Tells that work was ended so; what was done stays. @param how in a word or two. */
+export function tellStopped(how: string): void {
+  process.stderr.write(`eaglet: ${how}: the same command goes on from here\n`);
+  process.exitCode = 130; // as a shell tells of Ctrl-C
 }

@@ -11,13 +11,27 @@ export interface SynthesisFlags extends ModelOptions, SynthesisOptions {
   readonly batch: number;
 }
 
+export const SYNTHESIS_DEFAULTS = {
+  batch: 32,
+  prefillRows: 32,
+  maxTokens: 256,
+  maxPromptTokens: 768,
+  temperatures: [0, 0.7, 1],
+} as const;
+
 export function withSynthesisOptions(command: Command): Command {
+  const { batch, prefillRows, maxTokens, maxPromptTokens, temperatures } = SYNTHESIS_DEFAULTS;
   return withTargetOptions(command)
-    .option('--batch <n>', 'conversations at a time', positiveNumber, 32)
-    .option('--prefill-rows <n>', 'tokens of prompts that a forward takes beside those it draws', positiveNumber, 32)
-    .option('-n, --max-tokens <n>', 'new tokens of an answer at most', positiveNumber, 256)
-    .option('--max-prompt-tokens <n>', 'longer prompts are left out', positiveNumber, 768)
-    .option('--temperatures <list>', 'each conversation has one of them', temperatureList, [0, 0.7, 1])
+    .option('--batch <n>', 'conversations at a time', positiveNumber, batch)
+    .option(
+      '--prefill-rows <n>',
+      'tokens of prompts that a forward takes beside those it draws',
+      positiveNumber,
+      prefillRows,
+    )
+    .option('-n, --max-tokens <n>', 'new tokens of an answer at most', positiveNumber, maxTokens)
+    .option('--max-prompt-tokens <n>', 'longer prompts are left out', positiveNumber, maxPromptTokens)
+    .option('--temperatures <list>', 'each conversation has one of them', temperatureList, [...temperatures])
     .option('--seed <n>', 'same seed, same text', wholeNumber, 0);
 }
 

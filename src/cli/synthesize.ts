@@ -17,7 +17,7 @@ import {
 import { fetchModel, openEngine, positiveNumber, printJson } from './common.ts';
 import { openStore } from './feature-store.ts';
 import { formatCount, formatDuration, formatFields } from './format.ts';
-import { Interruption } from './interruption.ts';
+import { Interruption, tellStopped } from './interruption.ts';
 import { RateBar } from './progress.ts';
 import { readPromptFiles } from './prompts.ts';
 import { LaneRates, SynthesisCaches, type SynthesisFlags, synthesisModel, withSynthesisOptions } from './synthesis.ts';
@@ -89,10 +89,7 @@ export async function synthesize(flags: Flags): Promise<Summary> {
     batch: flags.batch,
     ...written,
   };
-  if (!written.complete) {
-    process.stderr.write('eaglet: stopped: the same command goes on from here\n');
-    process.exitCode = 130; // as a shell tells of Ctrl-C
-  }
+  if (!written.complete) tellStopped('stopped');
   return summary;
 }
 

@@ -26,14 +26,16 @@ import {
   positiveNumber,
   printJson,
   realNumber,
+  requireReader,
   wholeNumber,
   withTargetOptions,
 } from './common.ts';
 import { openStore } from './feature-store.ts';
 import { formatCount, formatDuration, formatFields } from './format.ts';
-import { Interruption } from './interruption.ts';
+import { Interruption, tellStopped } from './interruption.ts';
 import { RateBar } from './progress.ts';
 import { sparkline } from './sparkline.ts';
+import { SYNTHESIS_DEFAULTS } from './synthesis.ts';
 import { synthesize } from './synthesize.ts';
 import { drawTraining } from './training-plot.ts';
 
@@ -182,13 +184,9 @@ function runOptions({ texts }: TextFeatures, flags: TrainingFlags): RunOptions {
 async function writeConversations(flags: TrainingFlags, work: string, features: string): Promise<boolean> {
   const { complete } = await synthesize({
     ...flags,
+    ...SYNTHESIS_DEFAULTS,
     out: join(work, 'conversations.jsonl'),
     features,
-    batch: 32,
-    prefillRows: 32,
-    maxTokens: 256,
-    maxPromptTokens: 768,
-    temperatures: [0, 0.7, 1],
   });
   return complete;
 }
@@ -198,20 +196,13 @@ interface Texts {
   readonly skipped: Readonly<Partial<Record<Skipped, number>>>;
 }
 
-function readTexts(
-  { tokenizer, chatTemplate, target }: Engine,
-  files: readonly string[],
-  { maxLength: maxTokens }: TrainingFlags,
-): Texts {
-  if (tokenizer === undefined) throw new RequestError('model', 'has no tokenizer: it cannot read text');
-  const { contextLength } = target.config;
-  if (maxTokens > contextLength)
-    throw new RequestError('--max-length', `must be at most the model's context of ${contextLength}, got ${maxTokens}`);
+function readTexts(engine: Engine, files: readonly string[], { maxLength: maxTokens }: TrainingFlags): Texts {
+  const tokenizer = requireReader(engine, maxTokens);
   const encoded: EncodedText[] = [];
   const skipped: Partial<Record<Skipped, number>> = {};
   for (const file of files)
     for (const conversation of readConversations(file)) {
-      const text = encodeConversation(tokenizer, chatTemplate, conversation, { maxTokens, unanswered: 'read' });
+      const text = encodeConversation(tokenizer, engine.chatTemplate, conversation, { maxTokens, unanswered: 'read' });
       if (typeof text === 'string') skipped[text] = (skipped[text] ?? 0) + 1;
       else encoded.push(text);
     }
@@ -232,7 +223,7 @@ async function fillStore(
     bar.update(tokens - before, tokens - before);
     await nextTurn();
     if (interruption.asked) {
-      stopped('stopped');
+      tellStopped('stopped');
       return false;
     }
   }
@@ -261,13 +252,8 @@ async function trainOn(
     }
   }
   run.save();
-  if (interruption.asked) stopped('stopped and saved');
+  if (interruption.asked) tellStopped('stopped and saved');
   return !interruption.asked;
-}
-
-function stopped(how: string): void {
-  process.stderr.write(`eaglet: ${how}: the same command goes on from here\n`);
-  process.exitCode = 130; // as a shell tells of Ctrl-C
 }
 
 /** The loss's curve and its last value; what held-back text said last. */
