@@ -7,8 +7,7 @@ import { EagleHead } from '../draft/eagle-head.ts';
 import { parseTreeOption } from '../draft/tree-option.ts';
 import { type Engine, HEAD_DTYPE, shippedHead } from '../engine.ts';
 import { RequestError } from '../errors.ts';
-import type { ChatMessage } from '../tokenizer/chat-template.ts';
-import { readConversations } from '../train/conversations.ts';
+import { type Conversation, readConversations } from '../train/conversations.ts';
 import { encodeConversation } from '../train/encode-conversation.ts';
 import { type ChainAcceptance, chainAcceptance } from '../train/evaluate.ts';
 import {
@@ -74,13 +73,13 @@ async function evaluate(directory: string | undefined, flags: Flags): Promise<vo
   else process.stdout.write(describe(chain, trees));
 }
 
-type Answered = readonly ChatMessage[];
+type Answered = Conversation & { readonly kind: 'chat' };
 
 /** Conversations with an answer, evenly from the files. */
 function readAnswered({ conversations, limit }: Flags): Answered[] {
   const all = conversations.flatMap((file) =>
     [...readConversations(file)].flatMap((conversation) =>
-      conversation.kind === 'chat' && conversation.messages.at(-1)?.role === 'assistant' ? [conversation.messages] : [],
+      conversation.kind === 'chat' && conversation.messages.at(-1)?.role === 'assistant' ? [conversation] : [],
     ),
   );
   if (all.length === 0) throw new RequestError('--conversations', 'must hold conversations that end with an answer');
@@ -101,8 +100,7 @@ async function alongTexts(
   using reader = new FeatureReader(target, flags.maxLength);
   using progress = new ProgressBar('texts', conversations.length);
   const sums: { guesses: number; accepted: number }[] = [];
-  for (const [i, messages] of conversations.entries()) {
-    const conversation = { kind: 'chat', messages, finished: true } as const;
+  for (const [i, conversation] of conversations.entries()) {
     const text = encodeConversation(tokenizer, chatTemplate, conversation, { maxTokens: flags.maxLength });
     if (typeof text === 'string') continue;
     const features = reader.read(text.ids).data.slice(0, text.ids.length * target.config.hiddenSize);
@@ -130,7 +128,7 @@ async function inDecoding(
   using engine: Engine = await openEngine({ ...flags, head, tree: parseTreeOption(tree) });
   using progress = new ProgressBar(tree, conversations.length);
   const answers: { tokens: number; rounds: number }[] = [];
-  for (const [i, messages] of conversations.entries()) {
+  for (const [i, { messages }] of conversations.entries()) {
     const question = messages.slice(0, -1);
     const { stats } = await engine.complete(question, { drafter: 'eagle', maxTokens: flags.maxTokens });
     if (stats.rounds > 0) answers.push({ tokens: stats.newTokens - 1, rounds: stats.rounds });
