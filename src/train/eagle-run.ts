@@ -44,7 +44,11 @@ export class EagleRun extends TrainingRun {
   }
 }
 
-function headConfig(target: ModelConfig, { draftVocabSize, intermediateSize }: EagleRunOptions): HeadConfig {
+/** Of a head for the target. @throws RequestError where there can be none. */
+export function headConfig(
+  target: ModelConfig,
+  { draftVocabSize, intermediateSize }: Pick<HeadConfig, 'draftVocabSize' | 'intermediateSize'>,
+): HeadConfig {
   const { hiddenSize, heads, kvHeads, headDim, rmsNormEps, ropeTheta, vocabSize } = target;
   if (draftVocabSize > vocabSize)
     throw new RequestError('draftVocabSize', `must be at most the target's ${vocabSize}, got ${draftVocabSize}`);

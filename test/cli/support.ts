@@ -53,4 +53,16 @@ export function eaglet(args: readonly string[], { input = '', env = {} }: RunOpt
   });
 }
 
+/** A conversation about each word, one JSON line each. */
+export function conversationsAbout(words: readonly string[]): string {
+  const line = (word: string): string =>
+    JSON.stringify({
+      messages: [
+        { role: 'user', content: `What is ${word}?` },
+        { role: 'assistant', content: `I like ${word}, and I know that ${word} is what many people like too.` },
+      ],
+    });
+  return words.map((word) => `${line(word)}\n`).join('');
+}
+
 export const lines = (text: string): string[] => text.split('\n').filter((line) => line !== '');

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { smolPath } from '../support/model.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
-import { eaglet, ensureBuilt } from './support.ts';
+import { conversationsAbout, eaglet, ensureBuilt } from './support.ts';
 
 const scratch = temporaryDirectory();
 const conversations = join(scratch, 'conversations.jsonl');
@@ -13,14 +13,7 @@ const draft = join(scratch, 'draft');
 beforeAll(async () => {
   await smolPath();
   ensureBuilt();
-  const line = (word: string): string =>
-    JSON.stringify({
-      messages: [
-        { role: 'user', content: `What is ${word}?` },
-        { role: 'assistant', content: `I like ${word}, and I know that ${word} is what many people like too.` },
-      ],
-    });
-  writeFileSync(conversations, ['cats', 'rain', 'bread', 'Rome'].map((word) => `${line(word)}\n`).join(''));
+  writeFileSync(conversations, conversationsAbout(['cats', 'rain', 'bread', 'Rome']));
 });
 
 const SMALL = ['--hidden-size', '16', '--layers', '1', '--batch-tokens', '64', '--text-share', '0.5'];

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { smolPath } from '../support/model.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
-import { eaglet, ensureBuilt } from './support.ts';
+import { conversationsAbout, eaglet, ensureBuilt } from './support.ts';
 
 const scratch = temporaryDirectory();
 const conversations = join(scratch, 'conversations.jsonl');
@@ -15,14 +15,7 @@ const WORDS = ['cats', 'rain', 'bread', 'Rome', 'chess', 'tea'];
 beforeAll(async () => {
   await smolPath();
   ensureBuilt();
-  const line = (word: string): string =>
-    JSON.stringify({
-      messages: [
-        { role: 'user', content: `What is ${word}?` },
-        { role: 'assistant', content: `I like ${word}, and I know that ${word} is what many people like too.` },
-      ],
-    });
-  writeFileSync(conversations, WORDS.map((word) => `${line(word)}\n`).join(''));
+  writeFileSync(conversations, conversationsAbout(WORDS));
 });
 
 const SMALL = ['--draft-vocab', '512', '--intermediate-size', '64', '--steps', '2', '--batch-tokens', '128'];

@@ -8,6 +8,7 @@ import type { TargetModel } from '../../src/model/target.ts';
 import type { ModelDtype } from '../../src/model/weights.ts';
 import { type MemoryTensor, memorySource } from '../../src/tensor/memory-source.ts';
 import type { TensorSource } from '../../src/tensor/source.ts';
+import { headConfig } from '../../src/train/eagle-run.ts';
 import { randomFloats, xorshift } from './random.ts';
 
 export const TINY_CONFIG: ModelConfig = {
@@ -84,19 +85,9 @@ export function tinyHeadParts(
   target: TargetModel,
   options: { readonly seed?: number; readonly draftVocabSize?: number } = {},
 ): { readonly config: HeadConfig; readonly tensors: Record<string, MemoryTensor> } {
-  const { hiddenSize, intermediateSize, heads, kvHeads, headDim, rmsNormEps, ropeTheta, vocabSize } = target.config;
+  const { hiddenSize, intermediateSize, vocabSize } = target.config;
   const draftVocabSize = options.draftVocabSize ?? vocabSize;
-  const config = {
-    hiddenSize,
-    intermediateSize,
-    heads,
-    kvHeads,
-    headDim,
-    rmsNormEps,
-    ropeTheta,
-    vocabSize,
-    draftVocabSize,
-  };
+  const config = headConfig(target.config, { draftVocabSize, intermediateSize });
   const random = randomMatrices(options.seed ?? 2);
   const every = Math.floor(vocabSize / draftVocabSize);
   const offsets = BigInt64Array.from({ length: draftVocabSize }, (_, draft) => BigInt(draft * every - draft));
