@@ -1,30 +1,12 @@
 /** Dense memory shares its pages with its neighbours: each piece must still be its own, zeroed, and go away alone. */
 import { describe, expect, it } from 'vitest';
-import { availableTables, nativeTableList } from '../support/kernels.ts';
+import { availableTables } from '../support/kernels.ts';
 
 /** Beyond what one region holds, and one piece larger than a region. */
 const SIZES = [1, 4096, 10_003, 40_000_000, 40_000_000, 70_000_000];
 /** The bytes that a neighbour would reach first: 10,003 at either end. */
 const ends = (view: Uint8Array): readonly Uint8Array[] => [view.subarray(0, 10_003), view.subarray(-10_003)];
 const hold = (view: Uint8Array, byte: number): boolean => ends(view).every((end) => end.every((b) => b === byte));
-
-/** Caches are allocated for the whole context and filled token by token. Other systems do not map lazily. */
-it.runIf(process.platform === 'linux').each(nativeTableList())(
-  '$isa: memory that is not dense costs what is used of it',
-  ({ create }) => {
-    const kernels = create(1);
-    const before = process.memoryUsage.rss();
-    const buffers = Array.from({ length: 16 }, () => kernels.allocate(8 * 2 ** 20));
-    for (const buffer of buffers) {
-      const view = new Uint8Array(buffer);
-      for (let at = 0; at < view.length; at += 2 ** 21) view[at] = 1;
-    }
-    // 64 pages of 4 KiB are written to; large pages would make them all of the 128 MiB.
-    expect(process.memoryUsage.rss() - before).toBeLessThan(32 * 2 ** 20);
-    for (const buffer of buffers) kernels.release(buffer);
-    kernels.dispose();
-  },
-);
 
 describe.each(availableTables())('$isa', ({ create }) => {
   it.each([false, true])('gives zeroed pieces that are released one by one (dense: %s)', (dense) => {
