@@ -3,11 +3,12 @@ import { type Command, Option } from 'commander';
 import { EagleRun, type EagleRunOptions } from '../train/eagle-run.ts';
 import { INITIAL_HEADS, type InitialHead } from '../train/initial-head.ts';
 import { saveHead } from '../train/save.ts';
-import { positiveNumber, realNumber } from './common.ts';
+import { positiveNumber, realNumber, wholeNumber } from './common.ts';
 import { type Course, type TrainingFlags, train, withTrainingOptions } from './training.ts';
 
 interface Flags extends TrainingFlags {
   readonly steps: number;
+  readonly unrollFrom: number;
   readonly stepDecay: number;
   readonly noise: number;
   readonly classification: number;
@@ -27,6 +28,7 @@ export function register(parent: Command): void {
       positiveNumber,
       3,
     )
+    .option('--unroll-from <epoch>', 'the epochs before it train one step only, which costs less', wholeNumber, 0)
     .option('--step-decay <x>', 'weight of a step beside the one before', realNumber, 0.8)
     .option('--noise <x>', 'uniform, on the features, ±', realNumber, 0.1)
     .option('--classification <x>', 'weight of the cross-entropy beside the regression', realNumber, 0.1)
@@ -42,10 +44,10 @@ function course(flags: Flags): Course<EagleRun> {
     product: 'head',
     title: `EAGLE head for ${flags.model}`,
     begin(work, { target }, features, { settings, ...rest }) {
-      const { steps, stepDecay, noise, classification, draftVocab, intermediateSize, start } = flags;
+      const { steps, unrollFrom, stepDecay, noise, classification, draftVocab, intermediateSize, start } = flags;
       const options: EagleRunOptions = {
         settings,
-        training: { steps, stepDecay, noise, loss: { regression: 1, classification } },
+        training: { steps, unrollFromEpoch: unrollFrom, stepDecay, noise, loss: { regression: 1, classification } },
         draftVocabSize: Math.min(draftVocab, target.config.vocabSize),
         intermediateSize: intermediateSize ?? target.config.intermediateSize,
         start,

@@ -13,6 +13,8 @@ export interface EagleTrainingOptions {
   readonly loss?: LossWeights;
   /** Steps that the head is unrolled on its own predictions; 1 is EAGLE-1's own training. */
   readonly steps: number;
+  /** The epochs before it train the first step alone: most of what is to be learned, at a fraction of the cost. Counted from 0. */
+  readonly unrollFromEpoch: number;
   /** Weight of a step's loss beside the step's before. */
   readonly stepDecay: number;
   /** Uniform noise on the true features, ±: against the errors that predicted ones will have (§3.2: 0.1). */
@@ -39,25 +41,29 @@ export class EagleTraining implements Disposable {
     this.#loss = new EagleLoss(kernels, head.lmHead, options.loss);
   }
 
-  /** Leaves the gradients of Σ decayʲ · loss of step j in the parameters. @param seed of the noise. */
-  gradients(texts: readonly TrainingText[], seed: number): EagleStepLoss[] {
+  /** Leaves the gradients of Σ decayʲ · loss of step j in the parameters. @param seed of the noise. @param epoch from 0. */
+  gradients(texts: readonly TrainingText[], seed: number, epoch: number): EagleStepLoss[] {
     const tape = this.#tape;
+    const { noise, steps, unrollFromEpoch } = this.#options;
     tape.reset();
-    const predictions = this.#predict(texts, seed, this.#options.noise);
+    const predictions = this.#predict(texts, epoch < unrollFromEpoch ? 1 : steps, noise, seed);
     const losses = this.#loss.compute(predictions, this.#truth);
     tape.backward();
     return losses;
   }
 
-  /** The losses without noise and without gradients. */
+  /** The losses of all steps without noise and without gradients. */
   evaluate(texts: readonly TrainingText[]): EagleStepLoss[] {
     this.#tape.reset();
-    const predictions = this.#predict(texts, 0, 0).map((prediction) => ({ ...prediction, gradient: undefined }));
+    const predictions = this.#predict(texts, this.#options.steps).map((prediction) => ({
+      ...prediction,
+      gradient: undefined,
+    }));
     return this.#loss.compute(predictions, this.#truth);
   }
 
-  #predict(texts: readonly TrainingText[], seed: number, noise: number): Prediction[] {
-    const { steps, stepDecay } = this.#options;
+  #predict(texts: readonly TrainingText[], steps: number, noise = 0, seed = 0): Prediction[] {
+    const { stepDecay } = this.#options;
     const plan = unroll(texts, steps);
     const cache = this.#cache.reserve(plan.slots);
     const truth = stackFeatures(this.#truth, texts, this.#head.config.hiddenSize);

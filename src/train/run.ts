@@ -15,8 +15,8 @@ import type { TrainingText } from './unroll.ts';
 /** What learns from texts. */
 export interface Learner extends Disposable {
   readonly parameters: Parameters;
-  /** Leaves the loss's gradients in the parameters. @param seed of noise, where there is any. */
-  gradients(texts: readonly TrainingText[], seed: number): StepLoss[];
+  /** Leaves the loss's gradients in the parameters. @param seed of noise, where there is any. @param epoch from 0. */
+  gradients(texts: readonly TrainingText[], seed: number, epoch: number): StepLoss[];
   /** The losses without noise and without gradients. */
   evaluate(texts: readonly TrainingText[]): StepLoss[];
 }
@@ -79,6 +79,7 @@ export class TrainingRun implements Disposable {
       learner.gradients(
         texts.map((text) => this.#read(trained[text]!, epoch < options.promptEpochs)),
         seed,
+        epoch,
       );
     const lengths = trained.map((index) => features.text(index).ids.length);
     this.trainer = new Trainer({ parameters: learner.parameters, gradients }, lengths, options.settings, options);

@@ -33,7 +33,7 @@ const RUNS: Readonly<Record<string, () => TrainingRun>> = {
   eagle: () =>
     new EagleRun(directory, target, store, {
       ...options,
-      training: { steps: 2, stepDecay: 0.8, noise: 0.1 },
+      training: { steps: 2, unrollFromEpoch: 1, stepDecay: 0.8, noise: 0.1 },
       draftVocabSize: 48,
       intermediateSize: 48,
       start: 'identity',

@@ -66,13 +66,14 @@ function createHead(): EagleHead {
 /** A run over the store with a head of its own; `use` drives it. */
 function withTrainer<T>(store: FeatureStore, use: (trainer: Trainer, head: EagleHead) => T, settings = SETTINGS): T {
   using head = createHead();
-  using training = new EagleTraining(kernels, head, { steps: 2, stepDecay: 0.8, noise: 0.1 });
+  using training = new EagleTraining(kernels, head, { steps: 2, unrollFromEpoch: 0, stepDecay: 0.8, noise: 0.1 });
   const trainable = {
     parameters: training.parameters,
-    gradients: (batch: readonly number[], seed: number) =>
+    gradients: (batch: readonly number[], seed: number, epoch: number) =>
       training.gradients(
         batch.map((index) => store.read(index)),
         seed,
+        epoch,
       ),
   };
   const lengths = Array.from({ length: store.texts }, (_, index) => store.text(index).ids.length);

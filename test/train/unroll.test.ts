@@ -127,7 +127,13 @@ function trainingPredictions(head: EagleHead, all: readonly TrainingText[], coun
 }
 
 describe('gradients', () => {
-  const options = { steps: 3, stepDecay: 0.7, noise: 0.05, loss: { regression: 1, classification: 0.3 } };
+  const options = {
+    steps: 3,
+    unrollFromEpoch: 1,
+    stepDecay: 0.7,
+    noise: 0.05,
+    loss: { regression: 1, classification: 0.3 },
+  };
   const total = (losses: readonly EagleStepLoss[]): number =>
     losses.reduce((sum, loss, j) => sum + options.stepDecay ** j * (loss.regression + 0.3 * loss.classification), 0);
 
@@ -136,7 +142,7 @@ describe('gradients', () => {
     using training = new EagleTraining(kernels, head, options);
     // The tiny head's gain of 2, three times over, would make the loss a steep and crooked thing.
     for (const { values } of training.parameters) for (let i = 0; i < values.length; i++) values[i]! *= 0.4;
-    training.gradients(texts, 3);
+    training.gradients(texts, 3, 1);
     const analytic = [...training.parameters].map(({ gradients }) => gradients.slice());
     // Along the gradient of one parameter at a time the loss must change by |g|²: central differences, in f32.
     let index = 0;
@@ -147,7 +153,7 @@ describe('gradients', () => {
       const step = 2e-3 / Math.sqrt(squares);
       const at = (sign: number): number => {
         for (let i = 0; i < values.length; i++) values[i] = before[i]! + sign * step * gradient[i]!;
-        return total(training.gradients(texts, 3));
+        return total(training.gradients(texts, 3, 1));
       };
       const slope = (at(1) - at(-1)) / (2 * step);
       values.set(before);
@@ -156,15 +162,27 @@ describe('gradients', () => {
     }
   });
 
+  it('are those of one step alone in the epochs before the head is unrolled', () => {
+    using head = tinyHead(target);
+    using unrolled = new EagleTraining(kernels, head, options);
+    using single = new EagleTraining(kernels, head, { ...options, steps: 1 });
+    const gradients = (of: EagleTraining): number[][] =>
+      [...of.parameters].map((parameter) => [...parameter.gradients]);
+    expect(unrolled.gradients(texts, 3, 0)).toEqual(single.gradients(texts, 3, 0));
+    expect(gradients(unrolled)).toEqual(gradients(single));
+    expect(unrolled.gradients(texts, 3, 1).length).toBe(3);
+    expect(gradients(unrolled)).not.toEqual(gradients(single));
+  });
+
   it('do not depend on what else was in the step before', () => {
     using head = tinyHead(target);
     using training = new EagleTraining(kernels, head, options);
     const gradients = (): number[][] => [...training.parameters].map((parameter) => [...parameter.gradients]);
-    training.gradients(texts, 3);
+    training.gradients(texts, 3, 1);
     const first = gradients();
-    training.gradients([text(40), texts[1]!], 4);
+    training.gradients([text(40), texts[1]!], 4, 1);
     expect(gradients()).not.toEqual(first);
-    training.gradients(texts, 3);
+    training.gradients(texts, 3, 1);
     expect(gradients()).toEqual(first);
   });
 });
