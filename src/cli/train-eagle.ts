@@ -1,7 +1,8 @@
 /** An EAGLE head for a model, from nothing but the model: its own text, its features, the training, and the head as a directory. */
-import { type Command, Option } from 'commander';
-import { EagleRun, type EagleRunOptions } from '../train/eagle-run.ts';
-import { INITIAL_HEADS, type InitialHead } from '../train/initial-head.ts';
+import { resolve } from 'node:path';
+import type { Command } from 'commander';
+import { DEFAULT_DRAFT_VOCABULARY, EagleRun, type EagleRunOptions } from '../train/eagle-run.ts';
+import { INITIAL_HEADS } from '../train/initial-head.ts';
 import { saveHead } from '../train/save.ts';
 import { positiveNumber, realNumber, wholeNumber } from './common.ts';
 import { type Course, type TrainingFlags, train, withTrainingOptions } from './training.ts';
@@ -12,9 +13,9 @@ interface Flags extends TrainingFlags {
   readonly stepDecay: number;
   readonly noise: number;
   readonly classification: number;
-  readonly draftVocab: number;
+  readonly draftVocab?: number;
   readonly intermediateSize?: number;
-  readonly start: InitialHead;
+  readonly start: string;
 }
 
 export function register(parent: Command): void {
@@ -32,9 +33,17 @@ export function register(parent: Command): void {
     .option('--step-decay <x>', 'weight of a step beside the one before', realNumber, 0.8)
     .option('--noise <x>', 'uniform, on the features, ±', realNumber, 0.1)
     .option('--classification <x>', 'weight of the cross-entropy beside the regression', realNumber, 0.1)
-    .option('--draft-vocab <n>', 'tokens that the head can propose', positiveNumber, 12_288)
+    .option(
+      '--draft-vocab <n>',
+      `tokens that the head can propose (default: ${DEFAULT_DRAFT_VOCABULARY}, or all)`,
+      positiveNumber,
+    )
     .option('--intermediate-size <n>', 'of the head’s feed-forward layer (default: the target’s)', positiveNumber)
-    .addOption(new Option('--start <how>', 'the head before training').choices(INITIAL_HEADS).default('identity'))
+    .option(
+      '--start <how>',
+      `the head before training: ${INITIAL_HEADS.join(', ')}, or a directory to go on from`,
+      'identity',
+    )
     .action((flags: Flags) => train(flags, course(flags)));
 }
 
@@ -48,9 +57,9 @@ function course(flags: Flags): Course<EagleRun> {
       const options: EagleRunOptions = {
         settings,
         training: { steps, unrollFromEpoch: unrollFrom, stepDecay, noise, loss: { regression: 1, classification } },
-        draftVocabSize: Math.min(draftVocab, target.config.vocabSize),
-        intermediateSize: intermediateSize ?? target.config.intermediateSize,
-        start,
+        start: INITIAL_HEADS.find((name) => name === start) ?? { directory: resolve(start) },
+        draftVocabSize: draftVocab,
+        intermediateSize,
         ...rest,
       };
       return new EagleRun(work, target, features, options);

@@ -1,47 +1,84 @@
 /** A training run of one EAGLE head. */
+import { openHeadFiles } from '../checkpoint/head.ts';
 import { EagleHead } from '../draft/eagle-head.ts';
 import type { HeadConfig } from '../draft/head-config.ts';
 import { RequestError } from '../errors.ts';
 import type { ModelConfig } from '../model/config.ts';
 import type { TargetModel } from '../model/target.ts';
-import type { TensorSource } from '../tensor/source.ts';
 import { coverage, draftVocabulary } from './draft-vocabulary.ts';
 import { EagleTraining, type EagleTrainingOptions } from './eagle.ts';
 import type { TextFeatures } from './feature-store.ts';
 import { type InitialHead, initialHead } from './initial-head.ts';
 import { type RunOptions, splitTexts, TrainingRun } from './run.ts';
+import type { EncodedText } from './unroll.ts';
 
 export interface EagleRunOptions extends RunOptions {
   readonly training: EagleTrainingOptions;
-  /** Tokens that the head can propose. */
-  readonly draftVocabSize: number;
-  readonly intermediateSize: number;
-  readonly start: InitialHead;
+  /** A head that exists goes on from its weights, with its own draft vocabulary and shape. */
+  readonly start: InitialHead | ExistingHead;
+  /** Tokens that the head can propose; `DEFAULT_DRAFT_VOCABULARY` unless said. */
+  readonly draftVocabSize?: number | undefined;
+  /** Of the feed-forward layer; the target's unless said. */
+  readonly intermediateSize?: number | undefined;
 }
+
+export interface ExistingHead {
+  readonly directory: string;
+}
+
+/** A quarter of SmolLM2's 49,152 tokens, which most of what it writes is made of, at a quarter of the LM head's cost. */
+export const DEFAULT_DRAFT_VOCABULARY = 12_288;
 
 export class EagleRun extends TrainingRun {
   readonly head: EagleHead;
   /** Share of the counting tokens that the draft vocabulary holds. */
   readonly coverage: number;
 
-  /** @throws RequestError where the directory's checkpoint is of another run. */
+  /** @throws RequestError where the directory's checkpoint is of another run, or the head to go on from of another shape than is asked for. */
   constructor(directory: string, target: TargetModel, features: TextFeatures, options: EagleRunOptions) {
     const { trained } = splitTexts(features, options.heldBackEvery);
-    const config = headConfig(target.config, options);
     const texts = trained.map((index) => features.text(index));
-    const { vocabSize, draftVocabSize } = config;
-    const targetIds = draftVocabSize === vocabSize ? undefined : draftVocabulary(texts, draftVocabSize, vocabSize);
-    using source: TensorSource = initialHead(options.start, config, targetIds, options.settings.seed);
-    const head = new EagleHead(target, config, source, { dtype: 'f32' });
+    const head = createHead(target, texts, options);
     super(directory, features, new EagleTraining(target.kernels, head, options.training), options);
     this.head = head;
-    this.coverage = targetIds === undefined ? 1 : coverage(texts, targetIds);
+    this.coverage = head.targetIds === undefined ? 1 : coverage(texts, head.targetIds);
   }
 
   override [Symbol.dispose](): void {
     super[Symbol.dispose]();
     this.head[Symbol.dispose]();
   }
+}
+
+function createHead(target: TargetModel, texts: readonly EncodedText[], options: EagleRunOptions): EagleHead {
+  const { start, draftVocabSize, intermediateSize } = options;
+  if (typeof start !== 'string') {
+    using files = openHeadFiles(start.directory);
+    requireShape(files.config, { draftVocabSize, intermediateSize }, start.directory);
+    return new EagleHead(target, files.config, files.source, { dtype: 'f32' });
+  }
+  const { vocabSize } = target.config;
+  const config = headConfig(target.config, {
+    draftVocabSize: draftVocabSize ?? Math.min(DEFAULT_DRAFT_VOCABULARY, vocabSize),
+    intermediateSize: intermediateSize ?? target.config.intermediateSize,
+  });
+  const whole = config.draftVocabSize === vocabSize;
+  const targetIds = whole ? undefined : draftVocabulary(texts, config.draftVocabSize, vocabSize);
+  using source = initialHead(start, config, targetIds, options.settings.seed);
+  return new EagleHead(target, config, source, { dtype: 'f32' });
+}
+
+function requireShape(
+  config: HeadConfig,
+  asked: Pick<EagleRunOptions, 'draftVocabSize' | 'intermediateSize'>,
+  directory: string,
+): void {
+  for (const name of ['draftVocabSize', 'intermediateSize'] as const)
+    if (asked[name] !== undefined && asked[name] !== config[name])
+      throw new RequestError(
+        name,
+        `must be that of ${directory}, which training starts from, ${config[name]}, got ${asked[name]}`,
+      );
 }
 
 /** Of a head for the target. @throws RequestError where there can be none. */

@@ -2,6 +2,7 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
+import { openSafetensors } from '../../src/checkpoint/safetensors.ts';
 import { smolPath } from '../support/model.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
 import { conversationsAbout, eaglet, ensureBuilt } from './support.ts';
@@ -17,6 +18,9 @@ beforeAll(async () => {
   ensureBuilt();
   writeFileSync(conversations, conversationsAbout(WORDS));
 });
+
+/** As f16 bits. */
+const MINUS_ZERO = 0x8000;
 
 const SMALL = ['--draft-vocab', '512', '--intermediate-size', '64', '--steps', '2', '--batch-tokens', '128'];
 
@@ -68,6 +72,38 @@ describe('train eagle', () => {
     expect(trees.map(({ tree }) => tree)).toEqual(['chain:2']);
     expect(trees[0]!.acceptanceLength).toBeGreaterThanOrEqual(1);
   });
+
+  test('goes on from a head that exists, with its draft vocabulary and shape', async () => {
+    const out = join(scratch, 'further');
+    const args = ['train', 'eagle', '-o', out, '--conversations', conversations, '--start', head, '--epochs', '1'];
+    const other = await eaglet([...args, '--draft-vocab', '400']);
+    expect(other.code).toBe(1);
+    expect(other.stderr).toMatch(/draftVocabSize: must be that of .*, 512, got 400/);
+    const same = await eaglet([...args, '--learning-rate', '1e-10']);
+    expect(same.code, same.stderr).toBe(0);
+    // Updates too small for f16 leave the very weights that were there, but for the sign of zero.
+    using before = openSafetensors(join(head, 'model.safetensors'));
+    using after = openSafetensors(join(out, 'model.safetensors'));
+    expect([...after.entries.keys()]).toEqual([...before.entries.keys()]);
+    for (const name of before.entries.keys()) {
+      const [a, b] = [before, after].map((file) => new Uint16Array(file.read(name).slice().buffer));
+      const changed = a!.findIndex((half, i) => half !== b![i]! && (half | b![i]!) !== MINUS_ZERO);
+      expect(changed, name).toBe(-1);
+    }
+
+    const none = await eaglet([
+      'train',
+      'eagle',
+      '-o',
+      `${out}-2`,
+      '--conversations',
+      conversations,
+      '--start',
+      scratch,
+    ]);
+    expect(none.code).toBe(1);
+    expect(none.stderr).toMatch(/config.json/);
+  }, 60_000);
 
   test.each([
     [1, 'a line that is no conversation', '{"messages": []}\n', /refused-1.jsonl:1/],
