@@ -11,7 +11,7 @@ import { type GenerateEvent, type GenerateOptions, generate, type Round, type St
 import { type GenerationStats, StatsCollector } from './decode/stats.ts';
 import type { TreeBudget } from './draft/budget.ts';
 import { CostCache, fingerprint } from './draft/cost-cache.ts';
-import type { TreeCosts } from './draft/costs.ts';
+import { type CostCurve, type DraftForwards, measureDraft, measureTarget, type TreeCosts } from './draft/costs.ts';
 import type { Drafter } from './draft/drafter.ts';
 import { EagleHead } from './draft/eagle-head.ts';
 import { createDrafter, DRAFTERS, type DrafterName } from './draft/registry.ts';
@@ -125,7 +125,7 @@ export class Engine implements Disposable {
   readonly kernels: Kernels;
   readonly #drafters = new Map<DrafterName, Drafter>();
   readonly #cache: KvCache;
-  #costs: CostCache | undefined;
+  readonly #costs = new Map<DrafterName, CostCache>();
   readonly #owned: Disposable[] = []; // in the order of their making
   #busy = false;
   #disposed = false;
@@ -150,17 +150,25 @@ export class Engine implements Disposable {
       this.kernels = kernels;
       this.target = this.#own(loadTarget(kernels, config, source, { dtype: options.dtype ?? 'auto' }));
       const headDirectory = options.head ?? shippedHead(reference);
+      let targetCosts: CostCurve | undefined; // the same for all drafters
       const parts = {
         target: this.target,
         contextSize: this.contextSize,
         tree: wanted,
         openHead: headDirectory === undefined ? undefined : () => openHead(this.target, headDirectory),
-        costs: (measure: () => TreeCosts): TreeCosts => {
-          this.#costs = costCache(kernels, checkpoint.path, headDirectory!, options);
-          const known = options.remeasure ? undefined : this.#costs.read();
+        costs: (name: DrafterName, forwards: DraftForwards | undefined): TreeCosts => {
+          const cache = costCache(
+            kernels,
+            checkpoint.path,
+            name === 'eagle' ? fingerprint(headDirectory!) : name,
+            options,
+          );
+          this.#costs.set(name, cache);
+          const known = options.remeasure ? undefined : cache.read();
           if (known !== undefined) return known;
-          const costs = measure();
-          this.#costs.write(costs);
+          targetCosts ??= measureTarget(this.target);
+          const costs = { target: targetCosts, draft: measureDraft(forwards) };
+          cache.write(costs);
           return costs;
         },
       };
@@ -257,7 +265,12 @@ export class Engine implements Disposable {
 
   /** What decides the EAGLE drafter's trees; undefined where the tree was asked for, or nothing drafts. */
   get budget(): TreeBudget | undefined {
-    return this.#drafters.get('eagle')?.budget;
+    return this.budgetOf('eagle');
+  }
+
+  /** What decides a drafter's trees, if it is loaded and a budget does. */
+  budgetOf(name: DrafterName): TreeBudget | undefined {
+    return this.#drafters.get(name)?.budget;
   }
 
   get drafters(): readonly DrafterName[] {
@@ -266,9 +279,12 @@ export class Engine implements Disposable {
 
   /** What forwards cost is known better after some text than it was at load, which may have been a busy moment. */
   #keepCosts(): void {
-    const { budget } = this;
-    if (this.#disposed || budget === undefined || budget.rounds < ROUNDS_WORTH_KEEPING) return;
-    this.#costs?.write({ target: budget.target.curve(), head: budget.head.curve() });
+    if (this.#disposed) return;
+    for (const [name, cache] of this.#costs) {
+      const budget = this.budgetOf(name);
+      if (budget !== undefined && budget.rounds >= ROUNDS_WORTH_KEEPING)
+        cache.write({ target: budget.target.curve(), draft: budget.draft.curve() });
+    }
   }
 
   #own<T extends Disposable>(part: T): T {
@@ -378,15 +394,15 @@ function chatTemplateOf({ tokenizer }: Checkpoint): string | undefined {
   return tokenizer?.kind === 'gguf' ? tokenizer.data.chatTemplate : tokenizer?.chatTemplate;
 }
 
-/** Where costs are kept for this machine, model and head. */
-function costCache(kernels: Kernels, model: string, head: string, options: EngineOptions): CostCache {
+/** Where costs are kept for this machine, model and drafter. */
+function costCache(kernels: Kernels, model: string, drafter: string, options: EngineOptions): CostCache {
   return new CostCache(join(options.cacheDir ?? defaultCacheDir(), 'costs'), {
     cpu: cpus()[0]?.model ?? 'unknown',
     isa: kernels.isa,
     threads: kernels.threads,
     dtype: options.dtype ?? 'auto',
     model: fingerprint(model),
-    head: fingerprint(head),
+    drafter,
     version: packageInfo().version,
   });
 }

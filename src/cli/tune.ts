@@ -47,14 +47,14 @@ async function tune(flags: Flags): Promise<void> {
   using engine = await openEngine({ ...flags, remeasure: true });
   const { budget } = engine;
   if (budget === undefined) throw new RequestError('head', 'there is nothing to tune: the model has no head');
-  const measured = { target: budget.target.curve(), head: budget.head.curve() };
+  const measured = { target: budget.target.curve(), draft: budget.draft.curve() };
   const ran = await decode(engine, budget, questions, flags);
   const sizes = speedupsBySize(budget);
   const expected = budget.expectedSpeedup;
   const best = sizes.reduce((a, b) => (b.speedup > a.speedup ? b : a));
   if (flags.svg !== undefined) writeFileSync(flags.svg, draw(sizes, best, budget));
   const { isa, threads } = engine.kernels;
-  if (flags.json) printJson({ isa, threads, measured, sizes, best, headMs: budget.headMs, expected, ran });
+  if (flags.json) printJson({ isa, threads, measured, sizes, best, draftMs: budget.draftMs, expected, ran });
   else process.stdout.write(describe(engine, budget, sizes, best, ran));
 }
 
@@ -117,12 +117,12 @@ async function decode(
 }
 
 function speedupsBySize(budget: TreeBudget): readonly Size[] {
-  const { target, headMs } = budget;
+  const { target, draftMs } = budget;
   const plainMs = target.at(1);
   return Array.from({ length: MOST_NODES }, (_, i) => {
     const nodes = i + 1;
     const tokens = budget.tokensOf(nodes);
-    const ms = target.at(nodes) + (nodes === 1 ? 0 : headMs);
+    const ms = target.at(nodes) + (nodes === 1 ? 0 : draftMs);
     return { nodes, targetMs: target.at(nodes), tokens, speedup: (tokens * plainMs) / ms };
   });
 }
@@ -148,7 +148,7 @@ function describe(engine: Engine, budget: TreeBudget, sizes: readonly Size[], be
   return `${isa} · ${threads} threads
 
 A forward of the target over one row takes ${plainMs.toFixed(2)} ms, over eight rows ${(sizes[7]!.targetMs / plainMs).toFixed(2)} times that.
-The head takes ${budget.headMs.toFixed(2)} ms a round. Of rounds with drafts:
+The head takes ${budget.draftMs.toFixed(2)} ms a round. Of rounds with drafts:
 
 ${table}
 ${verdict}
@@ -158,7 +158,7 @@ the head took ${(ran.draftShare * 100).toFixed(1)} % of a round.
 `;
 }
 
-function draw(sizes: readonly Size[], best: Size, { head }: TreeBudget): string {
+function draw(sizes: readonly Size[], best: Size, { draft }: TreeBudget): string {
   const mark = best.nodes - 1;
   return linePlot([
     {
@@ -167,7 +167,7 @@ function draw(sizes: readonly Size[], best: Size, { head }: TreeBudget): string 
       yLabel: 'milliseconds',
       series: [
         { name: 'target', points: sizes.map(({ nodes, targetMs }) => [nodes, targetMs]), mark },
-        { name: 'head', points: sizes.map(({ nodes }) => [nodes, head.at(nodes)]) },
+        { name: 'head', points: sizes.map(({ nodes }) => [nodes, draft.at(nodes)]) },
       ],
     },
     {

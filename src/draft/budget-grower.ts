@@ -41,7 +41,7 @@ export class BudgetGrower implements TreeGrower {
   #rows = 0;
   #maxDepth = 0;
   #expansions = 0;
-  #headMs = 0; // of the round's forwards of the head
+  #draftMs = 0; // of the round's forwards of the head
   #asked = 0; // when the head was last given rows
   /** By depth: chance of the best guess after a node that stands, which is what looking at it brings. */
   readonly #worth = new Float64Array(MOST_LEVELS + 1).fill(FIRST_WORTH);
@@ -75,7 +75,7 @@ export class BudgetGrower implements TreeGrower {
     this.#tree.tokens[0] = root;
     this.#tree.size = 1;
     this.#count = 0;
-    this.#headMs = 0;
+    this.#draftMs = 0;
     this.#expansions = 0;
     this.#maxDepth = maxDepth;
     if (rows === 0 || maxDepth < 1 || !this.budget.wantsDrafts()) return false;
@@ -84,7 +84,7 @@ export class BudgetGrower implements TreeGrower {
   }
 
   grow(guesses: Guesses): number {
-    this.#headMs += this.budget.learnHead(this.#rows, performance.now() - this.#asked);
+    this.#draftMs += this.budget.learnDraft(this.#rows, performance.now() - this.#asked);
     const first = this.#count;
     if (first === 0) this.#addGuesses(guesses, 0, -1);
     else for (let row = 0; row < this.#rows; row++) this.#addGuesses(guesses, row, this.#frontier[row]!);
@@ -168,7 +168,7 @@ export class BudgetGrower implements TreeGrower {
   settle(path: Int32Array, pathLength: number, bonus: number, forwardMs: number): void {
     const { budget } = this;
     const { size, tokens } = this.#tree;
-    budget.settle(pathLength, size, forwardMs, this.#headMs);
+    budget.settle(pathLength, size, forwardMs, this.#count === 0 ? undefined : this.#draftMs);
     if (this.#count === 0) return;
     for (let i = 0; i < pathLength; i++) {
       const first = i === 0 ? 0 : this.#guesses[this.#candidates[path[i]!]!]!;

@@ -1,9 +1,9 @@
 /**
- * How much drafting pays on this machine and this text. A round emits one token and the accepted ones, and takes the head's forwards and
+ * How much drafting pays on this machine and this text. A round emits one token and the accepted ones, and takes the drafter's forwards and
  * one forward of the target. What shall be large is the ratio of the two over many rounds, R tokens a millisecond; the choices that make it
  * largest are those that make tokens - R x milliseconds largest in every round (Dinkelbach 1967, On nonlinear fractional programming). So
  * time has a price, R, the rate reached lately and never less than plain decoding's: a node is worth its chance to stand, and costs what a
- * row more of the target's forward takes; another forward of the head is worth what its guesses will be.
+ * row more of the target's forward takes; another forward of the drafter is worth what its guesses will be.
  *
  * Where rounds with drafts lose against plain ones, the budget pauses drafting, tries a few rounds now and then, and pauses longer each
  * time that they lose again.
@@ -31,17 +31,17 @@ const LONGEST_PAUSE = 256;
 
 export class TreeBudget {
   readonly target: ForwardCost;
-  readonly head: ForwardCost;
+  readonly draft: ForwardCost;
   readonly calibration = new Calibration();
   /** Rounds so far. */
   rounds = 0;
-  /** Milliseconds that the head took in a round with drafts, mean of all. */
-  headMs = 0;
+  /** Milliseconds that the drafter's forwards took in a round with drafts, mean of all. */
+  draftMs = 0;
 
-  // For reports. What all rounds should have taken, and what plain decoding should have for as many tokens; the head in the round that is drafted.
+  // For reports. What all rounds should have taken, and what plain decoding should have for as many tokens; the drafter in the round that is drafted.
   #expectedMs = 0;
   #plainMs = 0;
-  #headMs = 0;
+  #draftMs = 0;
   // Of rounds with drafts: accepted guesses that the best tree of each size promised (mean), those of the chosen trees, and those that came.
   readonly #promised = new Float64Array(MOST_NODES + 1);
   #promise = 0; // of the tree chosen last
@@ -59,9 +59,9 @@ export class TreeBudget {
   #plainRounds = 0;
   #promises = 0; // rounds with drafts
 
-  constructor({ target, head }: TreeCosts) {
+  constructor({ target, draft }: TreeCosts) {
     this.target = new ForwardCost(target, MOST_NODES);
-    this.head = new ForwardCost(head, MOST_NODES);
+    this.draft = new ForwardCost(draft, MOST_NODES);
     // A few plain rounds: until something better is reached, time is worth what plain decoding makes of it.
     this.#tokens = 4;
     this.#ms = 4 * this.target.at(1);
@@ -74,7 +74,7 @@ export class TreeBudget {
 
   /**
    * Over plain decoding, of text like that decoded so far: the time that plain forwards should take for its tokens, over the time that its
-   * forwards should take, head's and target's. All rounds count, those without drafts too; tokens count as they came, forwards as what they
+   * forwards should take, drafter's and target's. All rounds count, those without drafts too; tokens count as they came, forwards as what they
    * were known to cost when their tree was chosen. So it leaves out what else a round takes, and interruptions.
    */
   get expectedSpeedup(): number {
@@ -121,7 +121,7 @@ export class TreeBudget {
       drafts += Math.max(next, hope);
       most = Math.max(most, drafts - price * target.at(nodes));
     }
-    return expanded === 0 ? most : most - price * this.head.at(expanded);
+    return expanded === 0 ? most : most - price * this.draft.at(expanded);
   }
 
   /** Nodes, root included, of the tree worth most. @param reach chances to stand of `count` candidates, likeliest first. */
@@ -145,26 +145,27 @@ export class TreeBudget {
     return size;
   }
 
-  /** A forward of the head is over. @returns the milliseconds as they are believed. */
-  learnHead(rows: number, ms: number): number {
-    this.#headMs += this.head.at(rows);
-    return this.head.learn(rows, ms);
+  /** A forward of the drafter is over. @returns the milliseconds as they are believed. */
+  learnDraft(rows: number, ms: number): number {
+    this.#draftMs += this.draft.at(rows);
+    return this.draft.learn(rows, ms);
   }
 
   /**
    * A round is over.
-   * @param tokens it emitted. @param forwardMs of the target over the tree's `nodes`. @param headMs of the head; 0 means that it was not asked.
+   * @param tokens it emitted. @param forwardMs of the target over the tree's `nodes`. @param draftMs of the drafter's forwards; undefined where
+   * it was not asked.
    */
-  settle(tokens: number, nodes: number, forwardMs: number, headMs: number): void {
-    this.#expectedMs += this.target.at(nodes) + this.#headMs;
+  settle(tokens: number, nodes: number, forwardMs: number, draftMs: number | undefined): void {
+    this.#expectedMs += this.target.at(nodes) + this.#draftMs;
     this.#plainMs += tokens * this.target.at(1);
-    this.#headMs = 0;
-    const ms = this.target.learn(nodes, forwardMs) + headMs;
+    this.#draftMs = 0;
+    const ms = this.target.learn(nodes, forwardMs) + (draftMs ?? 0);
     this.rounds++;
     this.#tokens += tokens - this.#tokens / RATE_ROUNDS;
     this.#ms += ms - this.#ms / RATE_ROUNDS;
-    if (headMs === 0) return;
-    this.headMs += (headMs - this.headMs) / this.#promises;
+    if (draftMs === undefined) return;
+    this.draftMs += (draftMs - this.draftMs) / this.#promises;
     this.#promisedByChosen += this.#promise;
     this.#accepted += tokens - 1;
     const won = this.#won + tokens - ms / this.target.at(1) - this.#won / TRIAL_ROUNDS;

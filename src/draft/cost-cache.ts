@@ -14,9 +14,9 @@ export interface CostKey {
   readonly isa: string;
   readonly threads: number;
   readonly dtype: string;
-  /** The model's and the head's files, with what tells that they have changed. */
+  /** The model's and the drafter's files, with what tells that they have changed. */
   readonly model: string;
-  readonly head: string;
+  readonly drafter: string;
   /** Of eaglet: kernels get faster. */
   readonly version: string;
 }
@@ -31,11 +31,11 @@ export function fingerprint(file: string): string {
 }
 
 const curve = z
-  .array(z.object({ rows: z.int().min(1).max(1024), ms: z.number().positive().max(1e6) }))
+  .array(z.object({ rows: z.int().min(1).max(1024), ms: z.number().nonnegative().max(1e6) }))
   .min(1)
   .max(64)
   .refine((points) => points.every(({ rows }, i) => i === 0 || rows > points[i - 1]!.rows));
-const stored = z.object({ key: z.unknown(), costs: z.object({ target: curve, head: curve }) });
+const stored = z.object({ key: z.unknown(), costs: z.object({ target: curve, draft: curve }) });
 
 export class CostCache {
   readonly #directory: string;

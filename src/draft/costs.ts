@@ -2,17 +2,24 @@
 import { COMMITTED, ForwardBatch } from '../model/forward-batch.ts';
 import type { KvCache } from '../model/kv-cache.ts';
 import type { TargetModel } from '../model/target.ts';
-import { ScratchTensor } from '../tensor/tensor.ts';
-import type { EagleHead } from './eagle-head.ts';
 
 /** Milliseconds by rows ascending; never empty. Between two points it is a line. */
 export type CostCurve = readonly { readonly rows: number; readonly ms: number }[];
 
 export interface TreeCosts {
   readonly target: CostCurve;
-  /** The head with its LM head and the choice of the best guesses. */
-  readonly head: CostCurve;
+  /** The drafter's own forwards, with the choice of the best guesses. */
+  readonly draft: CostCurve;
 }
+
+/** A drafter's own forwards, to be timed. */
+export interface DraftForwards extends Disposable {
+  /** One over so many rows, on an empty cache. */
+  forward(rows: number): void;
+}
+
+/** Of a drafter that looks guesses up. */
+const FREE: CostCurve = [{ rows: 1, ms: 0 }];
 
 /** Below its first point the curve is flat; beyond its last, where nothing was measured, every row costs as much as those before did on average. */
 export function costAt(curve: CostCurve, rows: number): number {
@@ -72,36 +79,33 @@ export class ForwardCost {
 
 /** In the order in which they are measured: should the time run out, the curve is known roughly rather than in part. */
 export const TARGET_ROWS = [1, 8, 4, 16, 2, 3, 6, 12, 32, 24] as const;
-export const HEAD_ROWS = [1, 8, 2, 4] as const;
+export const DRAFT_ROWS = [1, 8, 2, 4] as const;
 /** Loading is meant to take about a second: measuring may add a quarter. A forward that has begun is waited for. */
 const TARGET_BUDGET_MS = 220;
-const HEAD_BUDGET_MS = 30;
+const DRAFT_BUDGET_MS = 30;
 const MOST_REPEATS = 5;
 
-/** Times forwards of a few sizes on empty caches of their own. @param guesses wanted after each row of the head. */
-export function measureCosts(target: TargetModel, head: EagleHead, guesses: number): TreeCosts {
-  const batch = new ForwardBatch(Math.max(...TARGET_ROWS));
-  using targetCache = target.createCache(1, batch.maxRows);
-  using headCache = head.createCache(batch.maxRows);
-  const features = new ScratchTensor();
-  const ids = new Int32Array(Math.max(...HEAD_ROWS) * guesses);
-  const values = new Float32Array(ids.length);
-  return {
-    target: measure(TARGET_ROWS, TARGET_BUDGET_MS, (rows) => {
-      fill(batch, targetCache, rows);
-      target.forward(batch, targetCache);
-    }),
-    head: measure(HEAD_ROWS, HEAD_BUDGET_MS, (rows) => {
-      fill(batch, headCache, rows);
-      const predicted = head.forward(batch, features.reshape(rows, target.config.hiddenSize), headCache);
-      const logits = head.logits(batch, predicted);
-      target.kernels.topK(ids, values, logits.data, rows, logits.cols, guesses);
-    }),
-  };
+/** @param draft absent where drafting takes no forward. */
+export function measureCosts(target: TargetModel, draft: DraftForwards | undefined): TreeCosts {
+  return { target: measureTarget(target), draft: measureDraft(draft) };
 }
 
-/** The root and children of it; tokens are all alike to a forward. */
-function fill(batch: ForwardBatch, cache: KvCache, rows: number): void {
+/** Times forwards of a few sizes on an empty cache. */
+export function measureTarget(target: TargetModel): CostCurve {
+  const batch = new ForwardBatch(Math.max(...TARGET_ROWS));
+  using cache = target.createCache(1, batch.maxRows);
+  return measure(TARGET_ROWS, TARGET_BUDGET_MS, (rows) => {
+    fillFlat(batch, cache, rows);
+    target.forward(batch, cache);
+  });
+}
+
+export function measureDraft(forwards: DraftForwards | undefined): CostCurve {
+  return forwards === undefined ? FREE : measure(DRAFT_ROWS, DRAFT_BUDGET_MS, (rows) => forwards.forward(rows));
+}
+
+/** A batch of the root and children of it, in an empty cache; tokens are all alike to a forward. */
+export function fillFlat(batch: ForwardBatch, cache: KvCache, rows: number): void {
   const sequence = cache.sequences[0]!;
   sequence.rollback();
   batch.clear();

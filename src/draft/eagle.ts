@@ -7,6 +7,7 @@ import { type KvCache, type KvSequence, sharedPrefix } from '../model/kv-cache.t
 import type { TargetModel } from '../model/target.ts';
 import { copyRow, ScratchTensor, type Tensor } from '../tensor/tensor.ts';
 import type { TreeBudget } from './budget.ts';
+import { DRAFT_ROWS, type DraftForwards, fillFlat } from './costs.ts';
 import type { DraftLaws, DraftSampling } from './draft-laws.ts';
 import type { Drafter } from './drafter.ts';
 import { DrawnGuesses } from './drawn-guesses.ts';
@@ -217,5 +218,39 @@ export class EagleDrafter implements Drafter {
   [Symbol.dispose](): void {
     this.cache[Symbol.dispose]();
     this.#head[Symbol.dispose]();
+  }
+}
+
+/** The head's forwards with the choice of the best guesses, to be timed. */
+export class EagleForwards implements DraftForwards {
+  readonly #target: TargetModel;
+  readonly #head: EagleHead;
+  readonly #cache: KvCache;
+  readonly #batch = new ForwardBatch(Math.max(...DRAFT_ROWS));
+  readonly #features = new ScratchTensor();
+  readonly #tokens: Int32Array;
+  readonly #values: Float32Array;
+
+  /** @param guesses wanted after each row. */
+  constructor(target: TargetModel, head: EagleHead, guesses: number) {
+    this.#target = target;
+    this.#head = head;
+    this.#cache = head.createCache(this.#batch.maxRows);
+    const count = this.#batch.maxRows * Math.min(guesses, head.config.draftVocabSize);
+    this.#tokens = new Int32Array(count);
+    this.#values = new Float32Array(count);
+  }
+
+  forward(rows: number): void {
+    const batch = this.#batch;
+    fillFlat(batch, this.#cache, rows);
+    const features = this.#features.reshape(rows, this.#head.config.hiddenSize);
+    const logits = this.#head.logits(batch, this.#head.forward(batch, features, this.#cache));
+    const guesses = this.#tokens.length / batch.maxRows;
+    this.#target.kernels.topK(this.#tokens, this.#values, logits.data, rows, logits.cols, guesses);
+  }
+
+  [Symbol.dispose](): void {
+    this.#cache[Symbol.dispose]();
   }
 }

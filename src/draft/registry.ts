@@ -4,9 +4,9 @@
  */
 import type { TargetModel } from '../model/target.ts';
 import { MOST_GUESSES } from './budget-grower.ts';
-import { measureCosts, type TreeCosts } from './costs.ts';
+import { type DraftForwards, measureCosts, type TreeCosts } from './costs.ts';
 import type { Drafter } from './drafter.ts';
-import { EagleDrafter } from './eagle.ts';
+import { EagleDrafter, EagleForwards } from './eagle.ts';
 import type { EagleHead } from './eagle-head.ts';
 import { NoDrafter } from './none.ts';
 import type { TreePolicy } from './tree-policy.ts';
@@ -20,8 +20,8 @@ export interface DrafterParts {
   readonly openHead?: (() => EagleHead) | undefined;
   /** The tree that was asked for; absent leaves it to the budget. */
   readonly tree?: TreePolicy | undefined;
-  /** Costs that are known already, or else those that `measure` finds; absent, they are measured. */
-  readonly costs?: ((measure: () => TreeCosts) => TreeCosts) | undefined;
+  /** Costs that are known already, or else measured, for a drafter with these forwards of its own; absent, they are measured. */
+  readonly costs?: ((name: DrafterName, forwards: DraftForwards | undefined) => TreeCosts) | undefined;
 }
 
 /** Undefined where a part is missing. */
@@ -40,12 +40,23 @@ export function createDrafter(name: DrafterName, parts: DrafterParts): Drafter |
   return REGISTRY[name](parts);
 }
 
-function makeEagle({ target, contextSize, openHead, tree, costs }: DrafterParts): Drafter | undefined {
+/** The tree that was asked for, or else what pays; `forwards` are the drafter's own, to be timed. */
+function policyOf(
+  name: DrafterName,
+  { target, tree, costs }: DrafterParts,
+  forwards?: () => DraftForwards,
+): TreePolicy {
+  if (tree !== undefined) return tree;
+  using timed = forwards?.();
+  return { kind: 'auto', costs: costs === undefined ? measureCosts(target, timed) : costs(name, timed) };
+}
+
+function makeEagle(parts: DrafterParts): Drafter | undefined {
+  const { target, contextSize, openHead } = parts;
   if (openHead === undefined) return undefined;
   const head = openHead();
   try {
-    const measure = (): TreeCosts => measureCosts(target, head, Math.min(MOST_GUESSES, head.config.draftVocabSize));
-    const policy = tree ?? { kind: 'auto', costs: costs === undefined ? measure() : costs(measure) };
+    const policy = policyOf('eagle', parts, () => new EagleForwards(target, head, MOST_GUESSES));
     return new EagleDrafter(target, head, policy, contextSize);
   } catch (error) {
     head[Symbol.dispose]();

@@ -29,7 +29,7 @@ const ROOT = Int32Array.of(0);
 
 const curveOf = (ms: (rows: number) => number): TreeCosts['target'] =>
   Array.from({ length: MOST_NODES }, (_, i) => ({ rows: i + 1, ms: ms(i + 1) }));
-const costsOf = ({ targetMs, headMs }: World): TreeCosts => ({ target: curveOf(targetMs), head: curveOf(headMs) });
+const costsOf = ({ targetMs, headMs }: World): TreeCosts => ({ target: curveOf(targetMs), draft: curveOf(headMs) });
 
 interface Outcome {
   readonly tokens: number;
@@ -236,7 +236,7 @@ it('the tree is the best of all sizes at the price of time', () => {
   for (let round = 0; round < 200; round++) {
     const steps = Array.from({ length: MOST_NODES }, () => 5 * random());
     const ms = (rows: number): number => 10 + steps.slice(0, rows).reduce((sum, step) => sum + step, 0);
-    const budget = new TreeBudget({ target: curveOf(ms), head: [{ rows: 1, ms: 1 }] });
+    const budget = new TreeBudget({ target: curveOf(ms), draft: [{ rows: 1, ms: 1 }] });
     const reach = Float64Array.from({ length: 20 }, () => random() ** 3)
       .sort()
       .reverse();

@@ -3,7 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { CostCache, type CostKey } from '../../src/draft/cost-cache.ts';
-import { costAt, ForwardCost, HEAD_ROWS, measureCosts, TARGET_ROWS } from '../../src/draft/costs.ts';
+import { costAt, DRAFT_ROWS, ForwardCost, measureCosts, TARGET_ROWS } from '../../src/draft/costs.ts';
+import { EagleForwards } from '../../src/draft/eagle.ts';
 import { createKernels } from '../../src/kernels/choose.ts';
 import { xorshift } from '../support/random.ts';
 import { tinyHead, tinyTarget } from '../support/tiny.ts';
@@ -24,14 +25,16 @@ it('measures the target and the head within a fraction of a second', () => {
   using target = tinyTarget(kernels);
   using head = tinyHead(target);
   const began = performance.now();
-  const costs = measureCosts(target, head, 4);
+  using forwards = new EagleForwards(target, head, 4);
+  const costs = measureCosts(target, forwards);
   expect(performance.now() - began).toBeLessThan(300);
   expect(costs.target.map(({ rows }) => rows)).toEqual([...TARGET_ROWS].sort((a, b) => a - b));
-  expect(costs.head.map(({ rows }) => rows)).toEqual([...HEAD_ROWS].sort((a, b) => a - b));
-  for (const curve of [costs.target, costs.head]) {
+  expect(costs.draft.map(({ rows }) => rows)).toEqual([...DRAFT_ROWS].sort((a, b) => a - b));
+  for (const curve of [costs.target, costs.draft]) {
     expect(curve[0]!.ms).toBeGreaterThan(0);
     expect(curve.every(({ ms }, i) => i === 0 || ms >= curve[i - 1]!.ms)).toBe(true);
   }
+  expect(measureCosts(target, undefined).draft).toEqual([{ rows: 1, ms: 0 }]); // no forwards of its own
   kernels.dispose();
 });
 
@@ -101,13 +104,13 @@ describe('a curve that learns', () => {
 });
 
 describe('costs of an earlier load', () => {
-  const key: CostKey = { cpu: 'c', isa: 'avx2', threads: 2, dtype: 'q8', model: 'm', head: 'h', version: '0' };
+  const key: CostKey = { cpu: 'c', isa: 'avx2', threads: 2, dtype: 'q8', model: 'm', drafter: 'h', version: '0' };
   const costs = {
     target: [
       { rows: 1, ms: 1 },
       { rows: 4, ms: 2.5 },
     ],
-    head: [{ rows: 1, ms: 0.25 }],
+    draft: [{ rows: 1, ms: 0.25 }],
   };
   let directory: string;
   beforeEach(() => {
@@ -125,7 +128,7 @@ describe('costs of an earlier load', () => {
       { threads: 1 },
       { dtype: 'q4' },
       { model: 'n' },
-      { head: 'g' },
+      { drafter: 'g' },
       { isa: 'x' },
       { cpu: 'd' },
       { version: '1' },
@@ -138,8 +141,8 @@ describe('costs of an earlier load', () => {
     ['another key', JSON.stringify({ key: { ...key, threads: 3 }, costs })],
     ['no points', JSON.stringify({ key, costs: { ...costs, target: [] } })],
     ['rows that do not ascend', JSON.stringify({ key, costs: { ...costs, target: [...costs.target].reverse() } })],
-    ['a forward that takes no time', JSON.stringify({ key, costs: { ...costs, head: [{ rows: 1, ms: 0 }] } })],
-    ['text for a number', JSON.stringify({ key, costs: { ...costs, head: [{ rows: 1, ms: '1' }] } })],
+    ['time that runs backwards', JSON.stringify({ key, costs: { ...costs, draft: [{ rows: 1, ms: -1 }] } })],
+    ['text for a number', JSON.stringify({ key, costs: { ...costs, draft: [{ rows: 1, ms: '1' }] } })],
   ])('%s is as good as nothing', (_, text) => {
     const cache = new CostCache(directory, key);
     cache.write(costs);

@@ -21,7 +21,7 @@ export const TREES: Readonly<Record<string, TreePolicy>> = {
         { rows: 1, ms: 10 },
         { rows: 32, ms: 10.1 },
       ],
-      head: [{ rows: 1, ms: 0.001 }],
+      draft: [{ rows: 1, ms: 0.001 }],
     },
   },
   'auto, rows cost much': {
@@ -31,7 +31,7 @@ export const TREES: Readonly<Record<string, TreePolicy>> = {
         { rows: 1, ms: 1 },
         { rows: 2, ms: 2 },
       ],
-      head: [{ rows: 1, ms: 0.5 }],
+      draft: [{ rows: 1, ms: 0.5 }],
     },
   },
 };
