@@ -207,10 +207,10 @@ export class Engine implements Disposable {
   async *stream(promptIds: readonly number[], options: TextOptions = {}): AsyncGenerator<TextChunk, TextResult, void> {
     if (this.#disposed) throw new DisposedError('the engine');
     if (this.#busy) throw new RequestError('stream', 'another generation is running on this engine');
-    const name = options.drafter ?? (this.#drafters.has('eagle') ? 'eagle' : 'none');
+    const name = options.drafter ?? this.defaultDrafter;
     const drafter = this.#drafters.get(name);
     if (drafter === undefined)
-      throw new RequestError('drafter', `"${name}" is not loaded: give the directory of its head`);
+      throw new RequestError('drafter', `"${name}" is not loaded, available: ${this.drafters.join(', ')}`);
     this.#busy = true;
     try {
       const answer = new Answer(promptIds, this.tokenizer, options);
@@ -271,6 +271,11 @@ export class Engine implements Disposable {
   /** What decides a drafter's trees, if it is loaded and a budget does. */
   budgetOf(name: DrafterName): TreeBudget | undefined {
     return this.#drafters.get(name)?.budget;
+  }
+
+  /** Who guesses ahead where a request does not say. */
+  get defaultDrafter(): DrafterName {
+    return this.#drafters.has('eagle') ? 'eagle' : 'none';
   }
 
   get drafters(): readonly DrafterName[] {

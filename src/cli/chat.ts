@@ -57,7 +57,7 @@ async function chat(flags: Flags): Promise<void> {
     interactive: process.stdin.isTTY === true && process.stdout.isTTY === true,
     system: flags.system,
     messages: [],
-    drafter: flags.drafter ?? engine.drafters.at(-1)!,
+    drafter: flags.drafter ?? engine.defaultDrafter,
     showDrafts: flags.showDrafts ?? false,
     plainRoundMs: undefined,
     quit: false,

@@ -12,8 +12,12 @@ import type { Guesses, TreeGrower } from './tree-grower.ts';
 export const MOST_GUESSES = 5;
 /** Nodes of a level that the head looks at. */
 const MOST_ROWS = 8;
-/** The head's forwards after the first: at depth 9 a path has seldom any chance left. */
+/** The drafter's forwards after the first: at depth 9 a path that a head guessed has seldom any chance left. */
 const MOST_LEVELS = 8;
+/** Of a drafter that takes none: a passage that is copied goes on and on. */
+const MOST_FREE_LEVELS = 24;
+/** A forward that takes less is none. */
+const NEGLIGIBLE_MS = 1e-6;
 /** Expansions over which the worth of looking further is taken. */
 const WORTH_ROUNDS = 20;
 /** What it is taken for before anything was seen. */
@@ -23,7 +27,7 @@ export class BudgetGrower implements TreeGrower {
   readonly maxNodes = MOST_NODES;
   readonly branching: number;
   readonly maxRows = MOST_ROWS;
-  readonly maxLevels = MOST_LEVELS;
+  readonly maxLevels: number;
   readonly levelTokens = new Int32Array(MOST_ROWS);
   readonly levelParents = new Int32Array(MOST_ROWS);
   readonly budget: TreeBudget;
@@ -44,7 +48,7 @@ export class BudgetGrower implements TreeGrower {
   #draftMs = 0; // of the round's forwards of the head
   #asked = 0; // when the head was last given rows
   /** By depth: chance of the best guess after a node that stands, which is what looking at it brings. */
-  readonly #worth = new Float64Array(MOST_LEVELS + 1).fill(FIRST_WORTH);
+  readonly #worth: Float64Array; // [maxLevels + 1]
 
   readonly #order: Int32Array; // candidates, likeliest first
   readonly #nodes: Int32Array; // a candidate's node, 0 where it has none
@@ -59,8 +63,10 @@ export class BudgetGrower implements TreeGrower {
   /** @param vocabSize of the head: it has no more guesses after a node. */
   constructor(budget: TreeBudget, vocabSize: number) {
     this.budget = budget;
+    this.maxLevels = budget.draft.at(1) < NEGLIGIBLE_MS ? MOST_FREE_LEVELS : MOST_LEVELS;
+    this.#worth = new Float64Array(this.maxLevels + 1).fill(FIRST_WORTH);
     this.branching = Math.min(MOST_GUESSES, vocabSize);
-    const candidates = this.branching * (1 + MOST_ROWS * MOST_LEVELS);
+    const candidates = this.branching * (1 + MOST_ROWS * this.maxLevels);
     this.#tokens = new Int32Array(candidates);
     this.#parents = new Int32Array(candidates);
     this.#depths = new Int32Array(candidates);
@@ -88,7 +94,7 @@ export class BudgetGrower implements TreeGrower {
     const first = this.#count;
     if (first === 0) this.#addGuesses(guesses, 0, -1);
     else for (let row = 0; row < this.#rows; row++) this.#addGuesses(guesses, row, this.#frontier[row]!);
-    const rows = this.#expansions < Math.min(MOST_LEVELS, this.#maxDepth - 1) ? this.#rowsWorthLookingAt(first) : 0;
+    const rows = this.#expansions < Math.min(this.maxLevels, this.#maxDepth - 1) ? this.#rowsWorthLookingAt(first) : 0;
     if (rows === 0) return 0;
     this.#expansions++;
     for (let row = 0; row < rows; row++) {

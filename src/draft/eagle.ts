@@ -56,8 +56,6 @@ export class EagleDrafter implements Drafter {
     const { hiddenSize, draftVocabSize } = head.config;
     const grower = createGrower(policy, draftVocabSize);
     const { maxRows, maxLevels, branching } = grower;
-    if (branching > draftVocabSize)
-      throw new RangeError(`tree: the head can guess ${draftVocabSize} tokens after a node, got ${branching}`);
     this.#grower = grower;
     this.maxNodes = grower.maxNodes;
     this.cache = head.createCache(contextSize + maxRows * maxLevels);

@@ -9,6 +9,7 @@ import type { Drafter } from './drafter.ts';
 import { EagleDrafter, EagleForwards } from './eagle.ts';
 import type { EagleHead } from './eagle-head.ts';
 import { NoDrafter } from './none.ts';
+import { PromptLookupDrafter } from './prompt-lookup.ts';
 import type { TreePolicy } from './tree-policy.ts';
 
 /** What there is to make drafters from. */
@@ -30,6 +31,7 @@ type Make = (parts: DrafterParts) => Drafter | undefined;
 const REGISTRY = {
   none: () => new NoDrafter(),
   eagle: makeEagle,
+  'prompt-lookup': makePromptLookup,
 } satisfies Readonly<Record<string, Make>>;
 
 export type DrafterName = keyof typeof REGISTRY;
@@ -62,4 +64,9 @@ function makeEagle(parts: DrafterParts): Drafter | undefined {
     head[Symbol.dispose]();
     throw error;
   }
+}
+
+function makePromptLookup(parts: DrafterParts): Drafter {
+  const { target, contextSize } = parts;
+  return new PromptLookupDrafter(target.config.vocabSize, policyOf('prompt-lookup', parts), contextSize);
 }

@@ -15,8 +15,18 @@ export interface BudgetTree {
 
 export type TreePolicy = TreeShape | DynamicTree | BudgetTree;
 
-/** @param vocabSize of the head. */
+/**
+ * @param vocabSize tokens that the drafter knows.
+ * @throws RangeError where a node would have more children.
+ */
 export function createGrower(policy: TreePolicy, vocabSize: number): TreeGrower {
+  const grower = makeGrower(policy, vocabSize);
+  if (grower.branching > vocabSize)
+    throw new RangeError(`tree: ${vocabSize} tokens can be guessed after a node, got ${grower.branching}`);
+  return grower;
+}
+
+function makeGrower(policy: TreePolicy, vocabSize: number): TreeGrower {
   switch (policy.kind) {
     case 'fixed':
       return new FixedGrower(policy);
