@@ -150,17 +150,19 @@ export class Engine implements Disposable {
       this.kernels = kernels;
       this.target = this.#own(loadTarget(kernels, config, source, { dtype: options.dtype ?? 'auto' }));
       const headDirectory = options.head ?? shippedHead(reference);
-      let targetCosts: CostCurve | undefined; // the same for all drafters
+      // The same for all drafters.
+      let head: EagleHead | undefined;
+      let targetCosts: CostCurve | undefined;
       const parts = {
         target: this.target,
         contextSize: this.contextSize,
         tree: wanted,
-        openHead: headDirectory === undefined ? undefined : () => openHead(this.target, headDirectory),
+        openHead: headDirectory === undefined ? undefined : () => (head ??= openHead(this.target, headDirectory)),
         costs: (name: DrafterName, forwards: DraftForwards | undefined): TreeCosts => {
           const cache = costCache(
             kernels,
             checkpoint.path,
-            name === 'eagle' ? fingerprint(headDirectory!) : name,
+            name === 'eagle' || name === 'hybrid' ? fingerprint(headDirectory!) : name,
             options,
           );
           this.#costs.set(name, cache);

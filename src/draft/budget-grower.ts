@@ -4,6 +4,7 @@
  * accepted so far, and how many is decided by what a row more costs on this machine.
  */
 import { MOST_NODES, type TreeBudget } from './budget.ts';
+import { Calibration } from './calibration.ts';
 import { plantBest, selectBest } from './select.ts';
 import type { DraftTree } from './tree.ts';
 import type { Guesses, TreeGrower } from './tree-grower.ts';
@@ -23,6 +24,15 @@ const WORTH_ROUNDS = 20;
 /** What it is taken for before anything was seen. */
 const FIRST_WORTH = 0.4;
 
+/** Of one tree. */
+const MOST_GRAFTS = 64;
+
+/** The root, as a parent of candidates. */
+export const ROOT = -1;
+
+/** Lays guesses of another source over a tree's, before it is chosen: see `BudgetGrower.graft`. */
+export type Grafter = (grower: BudgetGrower) => void;
+
 export class BudgetGrower implements TreeGrower {
   readonly maxNodes = MOST_NODES;
   readonly branching: number;
@@ -34,15 +44,24 @@ export class BudgetGrower implements TreeGrower {
 
   // Candidates in the order they are found, the first #count.
   readonly #tokens: Int32Array;
-  readonly #parents: Int32Array; // candidate, -1 the root
+  readonly #parents: Int32Array; // candidate, or ROOT
   readonly #depths: Int32Array;
   readonly #logProbabilities: Float64Array; // of the token after its parent, as the head gave it
   readonly #reach: Float64Array; // chance that the whole path stands, calibrated
   readonly #guesses: Int32Array; // first candidate below it, 0 where the head did not look
   #count = 0;
 
+  // Guesses of another source, the first #graftCount: below which candidate, which token, what its source believes.
+  readonly #grafter: Grafter | undefined;
+  readonly #graftParents: Int32Array;
+  readonly #graftTokens: Int32Array;
+  readonly #graftBeliefs: Float64Array;
+  #graftCount = 0;
+  readonly #graftCalibration = new Calibration();
+
   readonly #frontier = new Int32Array(MOST_ROWS); // candidates that the head was last asked to look at
   #rows = 0;
+  #asksHead = false; // in this round
   #maxDepth = 0;
   #expansions = 0;
   #draftMs = 0; // of the round's forwards of the head
@@ -60,13 +79,18 @@ export class BudgetGrower implements TreeGrower {
     logProbabilities: new Float64Array(MOST_NODES),
   };
 
-  /** @param vocabSize of the head: it has no more guesses after a node. */
-  constructor(budget: TreeBudget, vocabSize: number) {
+  /** @param vocabSize of the drafter: it has no more guesses after a node. */
+  constructor(budget: TreeBudget, vocabSize: number, grafter?: Grafter) {
     this.budget = budget;
     this.maxLevels = budget.draft.at(1) < NEGLIGIBLE_MS ? MOST_FREE_LEVELS : MOST_LEVELS;
     this.#worth = new Float64Array(this.maxLevels + 1).fill(FIRST_WORTH);
     this.branching = Math.min(MOST_GUESSES, vocabSize);
-    const candidates = this.branching * (1 + MOST_ROWS * this.maxLevels);
+    this.#grafter = grafter;
+    const grafts = grafter === undefined ? 0 : MOST_GRAFTS;
+    this.#graftParents = new Int32Array(grafts);
+    this.#graftTokens = new Int32Array(grafts);
+    this.#graftBeliefs = new Float64Array(grafts);
+    const candidates = this.branching * (1 + MOST_ROWS * this.maxLevels) + grafts;
     this.#tokens = new Int32Array(candidates);
     this.#parents = new Int32Array(candidates);
     this.#depths = new Int32Array(candidates);
@@ -81,18 +105,19 @@ export class BudgetGrower implements TreeGrower {
     this.#tree.tokens[0] = root;
     this.#tree.size = 1;
     this.#count = 0;
+    this.#graftCount = 0;
     this.#draftMs = 0;
     this.#expansions = 0;
     this.#maxDepth = maxDepth;
-    if (rows === 0 || maxDepth < 1 || !this.budget.wantsDrafts()) return false;
-    this.#ask(rows);
-    return true;
+    this.#asksHead = rows > 0 && maxDepth >= 1 && this.budget.wantsDrafts();
+    if (this.#asksHead) this.#ask(rows);
+    return this.#asksHead;
   }
 
   grow(guesses: Guesses): number {
     this.#draftMs += this.budget.learnDraft(this.#rows, performance.now() - this.#asked);
     const first = this.#count;
-    if (first === 0) this.#addGuesses(guesses, 0, -1);
+    if (first === 0) this.#addGuesses(guesses, 0, ROOT);
     else for (let row = 0; row < this.#rows; row++) this.#addGuesses(guesses, row, this.#frontier[row]!);
     const rows = this.#expansions < Math.min(this.maxLevels, this.#maxDepth - 1) ? this.#rowsWorthLookingAt(first) : 0;
     if (rows === 0) return 0;
@@ -113,24 +138,58 @@ export class BudgetGrower implements TreeGrower {
 
   #addGuesses(guesses: Guesses, row: number, parent: number): void {
     const { calibration } = this.budget;
-    const reach = parent < 0 ? 1 : this.#reach[parent]!;
-    const depth = parent < 0 ? 1 : this.#depths[parent]! + 1;
-    if (parent >= 0) this.#guesses[parent] = this.#count;
+    const reach = this.reach(parent);
+    const depth = this.#depthBelow(parent);
+    if (parent !== ROOT) this.#guesses[parent] = this.#count;
     let best = 0;
     for (let i = row * this.branching; i < (row + 1) * this.branching; i++) {
       const logProbability = guesses.logProbabilities[i]!;
       const probability = calibration.probability(logProbability, depth);
-      const candidate = this.#count++;
-      this.#tokens[candidate] = guesses.tokens[i]!;
-      this.#parents[candidate] = parent;
-      this.#depths[candidate] = depth;
-      this.#logProbabilities[candidate] = logProbability;
-      this.#reach[candidate] = reach * probability;
-      this.#guesses[candidate] = 0;
+      this.#add(parent, depth, guesses.tokens[i]!, logProbability, reach * probability);
       best = Math.max(best, probability);
     }
     const worth = this.#worth;
     worth[depth - 1] = worth[depth - 1]! + ((best - worth[depth - 1]!) * reach) / WORTH_ROUNDS;
+  }
+
+  #add(parent: number, depth: number, token: number, logProbability: number, reach: number): number {
+    const candidate = this.#count++;
+    this.#tokens[candidate] = token;
+    this.#parents[candidate] = parent;
+    this.#depths[candidate] = depth;
+    this.#logProbabilities[candidate] = logProbability;
+    this.#reach[candidate] = reach;
+    this.#guesses[candidate] = 0;
+    return candidate;
+  }
+
+  #depthBelow(parent: number): number {
+    return parent === ROOT ? 1 : this.#depths[parent]! + 1;
+  }
+
+  /** The chance that a candidate stands with all above it. */
+  reach(candidate: number): number {
+    return candidate === ROOT ? 1 : this.#reach[candidate]!;
+  }
+
+  /**
+   * A guess of another source below a candidate or ROOT. What it believes is calibrated apart from the head's beliefs; a token that the head
+   * guesses there too is as likely as the surer of the two says.
+   * @returns the guess's candidate; undefined where it is too deep or one too many.
+   */
+  graft(parent: number, token: number, logProbability: number): number | undefined {
+    const depth = this.#depthBelow(parent);
+    if (depth > this.#maxDepth || this.#graftCount === this.#graftTokens.length) return undefined;
+    this.#graftParents[this.#graftCount] = parent;
+    this.#graftTokens[this.#graftCount] = token;
+    this.#graftBeliefs[this.#graftCount++] = logProbability;
+    const reach = this.reach(parent) * this.#graftCalibration.probability(logProbability, depth);
+    for (let candidate = 0; candidate < this.#count; candidate++) {
+      if (this.#parents[candidate] !== parent || this.#tokens[candidate] !== token) continue;
+      this.#reach[candidate] = Math.max(this.#reach[candidate]!, reach);
+      return candidate;
+    }
+    return this.#add(parent, depth, token, logProbability, reach);
   }
 
   /** How many of the candidates from `first` on, likeliest first, the head shall look at; they are put in #frontier. */
@@ -160,6 +219,7 @@ export class BudgetGrower implements TreeGrower {
 
   finish(): DraftTree {
     const tree = this.#tree;
+    this.#grafter?.(this);
     if (this.#count === 0) return tree;
     const nodes = this.#nodes;
     const order = this.#order;
@@ -174,14 +234,26 @@ export class BudgetGrower implements TreeGrower {
   settle(path: Int32Array, pathLength: number, bonus: number, forwardMs: number): void {
     const { budget } = this;
     const { size, tokens } = this.#tree;
-    budget.settle(pathLength, size, forwardMs, this.#count === 0 ? undefined : this.#draftMs);
-    if (this.#count === 0) return;
+    budget.settle(pathLength, size, forwardMs, this.#asksHead ? this.#draftMs : undefined);
+    this.#settleGrafts(path, pathLength, bonus);
+    if (!this.#asksHead) return;
     for (let i = 0; i < pathLength; i++) {
       const first = i === 0 ? 0 : this.#guesses[this.#candidates[path[i]!]!]!;
       if (i > 0 && first === 0) return;
       const token = i + 1 < pathLength ? tokens[path[i + 1]!]! : bonus;
       for (let guess = first; guess < first + this.branching; guess++)
         budget.calibration.learn(this.#logProbabilities[guess]!, i + 1, this.#tokens[guess] === token);
+    }
+  }
+
+  #settleGrafts(path: Int32Array, pathLength: number, bonus: number): void {
+    const { tokens } = this.#tree;
+    for (let i = 0; i < this.#graftCount; i++) {
+      const parent = this.#graftParents[i]!;
+      const above = this.#depthBelow(parent) - 1; // nodes of the path before the parent
+      if (above >= pathLength || (parent !== ROOT && this.#nodes[parent] !== path[above])) continue;
+      const token = above + 1 < pathLength ? tokens[path[above + 1]!]! : bonus;
+      this.#graftCalibration.learn(this.#graftBeliefs[i]!, above + 1, this.#graftTokens[i] === token);
     }
   }
 }

@@ -3,72 +3,51 @@
  * guessed to come again. No model is asked, so a guess costs nothing but its row of the target's forward.
  *
  * The longest suffix that occurred before is what is looked up, not an n-gram of settled length, and a node's children are found the same
- * way as the root's: by the text with the node's path behind it. What came last after it is guessed first; then what came after shorter
- * suffixes.
+ * way as the root's: by the text with the node's path behind it.
  */
-import { sharedPrefix } from '../model/kv-cache.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import type { TreeBudget } from './budget.ts';
+import { ContextLookup, type Cursor, isAmong } from './context-lookup.ts';
 import type { Drafter } from './drafter.ts';
-import { EMPTY, SuffixAutomaton } from './suffix-automaton.ts';
 import type { DraftTree } from './tree.ts';
 import type { Guesses, TreeGrower } from './tree-grower.ts';
 import { createGrower, type TreePolicy } from './tree-policy.ts';
-
-/** A guess after the second-last time is believed so much less than that after the last, and so on. */
-const AGAIN = Math.log(1 / 4);
 
 export class PromptLookupDrafter implements Drafter {
   readonly name = 'prompt-lookup';
   readonly maxNodes: number;
   readonly #grower: TreeGrower;
-  readonly #automaton: SuffixAutomaton;
-  readonly #text: Int32Array; // [contextSize + 1] as in the automaton
-  #committed = 0; // tokens observed; the automaton may hold the root besides
+  readonly #lookup: ContextLookup;
   readonly #guesses: Guesses;
-
-  // Of each row of a level: the state of the longest suffix of its path that occurs in the text, and that suffix's tokens.
-  #states: Int32Array; // [maxRows]
-  #lengths: Int32Array;
-  #parentStates: Int32Array; // of the level before
-  #parentLengths: Int32Array;
+  #cursors: Cursor[]; // [maxRows] of a level's rows
+  #parents: Cursor[]; // of the level before
 
   constructor(vocabSize: number, policy: TreePolicy, contextSize: number) {
     const grower = createGrower(policy, vocabSize);
     const { maxRows, branching } = grower;
     this.#grower = grower;
     this.maxNodes = grower.maxNodes;
-    this.#automaton = new SuffixAutomaton(contextSize + 1, vocabSize);
-    this.#text = new Int32Array(contextSize + 1);
+    const lookup = new ContextLookup(vocabSize, contextSize);
+    this.#lookup = lookup;
     const guesses = maxRows * branching;
     this.#guesses = { tokens: new Int32Array(guesses), logProbabilities: new Float64Array(guesses) };
-    this.#states = new Int32Array(maxRows);
-    this.#lengths = new Int32Array(maxRows);
-    this.#parentStates = new Int32Array(maxRows);
-    this.#parentLengths = new Int32Array(maxRows);
+    this.#cursors = Array.from({ length: maxRows }, () => lookup.createCursor());
+    this.#parents = Array.from({ length: maxRows }, () => lookup.createCursor());
   }
 
   resume(text: readonly number[], held: number): number {
-    this.#keep(sharedPrefix(this.#text, text, Math.min(held, this.#automaton.length)));
-    while (this.#automaton.length < held) this.#append(text[this.#automaton.length]!);
-    this.#committed = held;
+    this.#lookup.resume(text, held);
     return held;
   }
 
   observe(tokens: Int32Array, _features: Tensor, rows: Int32Array, count: number): void {
-    for (let i = 0; i < count; i++) {
-      this.#expect(tokens[rows[i]!]!);
-      this.#committed++;
-    }
+    for (let i = 0; i < count; i++) this.#lookup.observe(tokens[rows[i]!]!);
   }
 
   propose(root: number, maxDepth: number): DraftTree {
     const grower = this.#grower;
-    const automaton = this.#automaton;
-    this.#expect(root);
-    this.#states[0] = automaton.repeated;
-    this.#lengths[0] = automaton.matched(automaton.repeated);
-    if (!grower.start(root, maxDepth, 1) || maxDepth < 1 || this.#states[0] === EMPTY) return grower.finish();
+    const known = this.#lookup.begin(root, this.#cursors[0]!);
+    if (!grower.start(root, maxDepth, 1) || maxDepth < 1 || !known) return grower.finish();
     for (let rows = 1; rows > 0; ) {
       for (let row = 0; row < rows; row++) this.#guessAfter(row);
       rows = grower.grow(this.#guesses);
@@ -77,84 +56,28 @@ export class PromptLookupDrafter implements Drafter {
     return grower.finish();
   }
 
-  /** The token behind the committed ones, which the automaton may hold already. */
-  #expect(token: number): void {
-    const at = this.#committed;
-    if (at < this.#automaton.length && this.#text[at] !== token) this.#keep(at);
-    if (at === this.#automaton.length) this.#append(token);
-  }
-
-  #append(token: number): void {
-    this.#text[this.#automaton.length] = token;
-    this.#automaton.append(token);
-  }
-
-  /** An automaton cannot be cut: of a text that is left it is made anew. */
-  #keep(length: number): void {
-    const automaton = this.#automaton;
-    if (automaton.length <= length) return;
-    automaton.clear();
-    while (automaton.length < length) automaton.append(this.#text[automaton.length]!);
-  }
-
   /** The level's rows from the rows before: each is a guess of its parent's. */
   #step(rows: number): void {
     const { levelTokens, levelParents } = this.#grower;
-    [this.#states, this.#parentStates] = [this.#parentStates, this.#states];
-    [this.#lengths, this.#parentLengths] = [this.#parentLengths, this.#lengths];
-    for (let row = 0; row < rows; row++) {
-      const parent = levelParents[row]!;
-      this.#follow(row, this.#parentStates[parent]!, this.#parentLengths[parent]!, levelTokens[row]!);
-    }
+    const parents = this.#cursors;
+    this.#cursors = this.#parents;
+    this.#parents = parents;
+    for (let row = 0; row < rows; row++)
+      this.#lookup.follow(this.#cursors[row]!, parents[levelParents[row]!]!, levelTokens[row]!);
   }
 
-  #follow(row: number, state: number, length: number, token: number): void {
-    const automaton = this.#automaton;
-    let edge = automaton.edge(state, token);
-    while (edge < 0 && state !== EMPTY) {
-      state = automaton.link(state);
-      length = automaton.matched(state);
-      edge = automaton.edge(state, token);
-    }
-    this.#states[row] = edge < 0 ? EMPTY : automaton.target(edge);
-    this.#lengths[row] = edge < 0 ? 0 : length + 1;
-  }
-
-  /** What came after the row's suffix, last first, then after shorter ones; where nothing is left, tokens that are not believed in. */
+  /** Where fewer tokens are found than are wanted, others that are not believed in. */
   #guessAfter(row: number): void {
-    const automaton = this.#automaton;
     const { branching } = this.#grower;
     const { tokens, logProbabilities } = this.#guesses;
     const first = row * branching;
-    let found = first;
-    let length = this.#lengths[row]!;
-    for (let state = this.#states[row]!; state !== EMPTY && found < first + branching; ) {
-      let belief = Math.log(length / (length + 1));
-      for (; found < first + branching; found++, belief += AGAIN) {
-        const edge = this.#latest(state, first, found);
-        if (edge < 0) break;
-        tokens[found] = automaton.token(edge);
-        logProbabilities[found] = belief;
-      }
-      state = automaton.link(state);
-      length = automaton.matched(state);
-    }
-    for (let token = 0; found < first + branching; token++) {
+    const end = first + branching;
+    let found = first + this.#lookup.guess(this.#cursors[row]!, tokens, logProbabilities, first, branching);
+    for (let token = 0; found < end; token++) {
       if (isAmong(tokens, first, found, token)) continue;
       tokens[found] = token;
       logProbabilities[found++] = Number.NEGATIVE_INFINITY;
     }
-  }
-
-  /** Of the state's edges the one seen last whose token is not among the guesses [first, end); -1 where there is none. */
-  #latest(state: number, first: number, end: number): number {
-    const automaton = this.#automaton;
-    let latest = -1;
-    for (let edge = automaton.firstEdge(state); edge >= 0; edge = automaton.nextEdge(edge)) {
-      if (latest >= 0 && automaton.seen(edge) < automaton.seen(latest)) continue;
-      if (!isAmong(this.#guesses.tokens, first, end, automaton.token(edge))) latest = edge;
-    }
-    return latest;
   }
 
   get budget(): TreeBudget | undefined {
@@ -166,9 +89,4 @@ export class PromptLookupDrafter implements Drafter {
   }
 
   [Symbol.dispose](): void {}
-}
-
-function isAmong(tokens: Int32Array, first: number, end: number, token: number): boolean {
-  for (let i = first; i < end; i++) if (tokens[i] === token) return true;
-  return false;
 }

@@ -3,11 +3,12 @@
  * holds every line against.
  */
 import type { TargetModel } from '../model/target.ts';
-import { MOST_GUESSES } from './budget-grower.ts';
+import { type Grafter, MOST_GUESSES } from './budget-grower.ts';
 import { type DraftForwards, measureCosts, type TreeCosts } from './costs.ts';
 import type { Drafter } from './drafter.ts';
 import { EagleDrafter, EagleForwards } from './eagle.ts';
 import type { EagleHead } from './eagle-head.ts';
+import { HybridDrafter } from './hybrid.ts';
 import { NoDrafter } from './none.ts';
 import { PromptLookupDrafter } from './prompt-lookup.ts';
 import type { TreePolicy } from './tree-policy.ts';
@@ -17,7 +18,7 @@ export interface DrafterParts {
   readonly target: TargetModel;
   /** Tokens of prompt and answer together. */
   readonly contextSize: number;
-  /** Absent where the model has no head. What it opens belongs to the drafter. */
+  /** Absent where the model has no head. What it opens goes with the first of its drafters: disposing it twice is harmless. */
   readonly openHead?: (() => EagleHead) | undefined;
   /** The tree that was asked for; absent leaves it to the budget. */
   readonly tree?: TreePolicy | undefined;
@@ -32,6 +33,7 @@ const REGISTRY = {
   none: () => new NoDrafter(),
   eagle: makeEagle,
   'prompt-lookup': makePromptLookup,
+  hybrid: makeHybrid,
 } satisfies Readonly<Record<string, Make>>;
 
 export type DrafterName = keyof typeof REGISTRY;
@@ -53,13 +55,18 @@ function policyOf(
   return { kind: 'auto', costs: costs === undefined ? measureCosts(target, timed) : costs(name, timed) };
 }
 
-function makeEagle(parts: DrafterParts): Drafter | undefined {
+function makeEagle(parts: DrafterParts): EagleDrafter | undefined {
+  return createEagle('eagle', parts);
+}
+
+function createEagle(name: DrafterName, parts: DrafterParts, grafter?: Grafter): EagleDrafter | undefined {
   const { target, contextSize, openHead } = parts;
   if (openHead === undefined) return undefined;
   const head = openHead();
   try {
-    const policy = policyOf('eagle', parts, () => new EagleForwards(target, head, MOST_GUESSES));
-    return new EagleDrafter(target, head, policy, contextSize);
+    const policy = policyOf(name, parts, () => new EagleForwards(target, head, MOST_GUESSES));
+    const grafted = policy.kind === 'auto' && grafter !== undefined ? { ...policy, grafter } : policy;
+    return new EagleDrafter(target, head, grafted, contextSize);
   } catch (error) {
     head[Symbol.dispose]();
     throw error;
@@ -69,4 +76,11 @@ function makeEagle(parts: DrafterParts): Drafter | undefined {
 function makePromptLookup(parts: DrafterParts): Drafter {
   const { target, contextSize } = parts;
   return new PromptLookupDrafter(target.config.vocabSize, policyOf('prompt-lookup', parts), contextSize);
+}
+
+/** Only where a budget weighs the two sources: an asked-for tree has no places for a second one. */
+function makeHybrid(parts: DrafterParts): Drafter | undefined {
+  const { target, contextSize, tree, openHead } = parts;
+  if (openHead === undefined || (tree !== undefined && tree.kind !== 'auto')) return undefined;
+  return new HybridDrafter(target.config.vocabSize, contextSize, (grafter) => createEagle('hybrid', parts, grafter)!);
 }

@@ -1,6 +1,6 @@
 /** The kinds of tree: a shape fixed once, filled every round; one that follows the head's confidence; one that follows what pays. */
 import { TreeBudget } from './budget.ts';
-import { BudgetGrower } from './budget-grower.ts';
+import { BudgetGrower, type Grafter } from './budget-grower.ts';
 import type { TreeCosts } from './costs.ts';
 import { FixedGrower } from './fixed-grower.ts';
 import { DynamicGrower, type DynamicTree } from './grow.ts';
@@ -11,6 +11,8 @@ export interface BudgetTree {
   readonly kind: 'auto';
   /** As measured at load: where the budget starts. */
   readonly costs: TreeCosts;
+  /** Adds guesses of another source. */
+  readonly grafter?: Grafter;
 }
 
 export type TreePolicy = TreeShape | DynamicTree | BudgetTree;
@@ -33,7 +35,7 @@ function makeGrower(policy: TreePolicy, vocabSize: number): TreeGrower {
     case 'dynamic':
       return new DynamicGrower(policy);
     case 'auto':
-      return new BudgetGrower(new TreeBudget(policy.costs), vocabSize);
+      return new BudgetGrower(new TreeBudget(policy.costs), vocabSize, policy.grafter);
     default:
       return policy satisfies never;
   }
