@@ -213,9 +213,12 @@ describe('costs of forwards', () => {
     const auto = (): Promise<Engine> => loadEngine({ model, head, dtype: 'f32', cacheDir });
     try {
       const kept = (): string => {
-        const [file, ...others] = readdirSync(join(cacheDir, 'costs'));
-        expect(others).toEqual([]);
-        return readFileSync(join(cacheDir, 'costs', file!), 'utf8');
+        const files = readdirSync(join(cacheDir, 'costs')).map((file) =>
+          readFileSync(join(cacheDir, 'costs', file), 'utf8'),
+        );
+        const ofHead = files.filter((text) => JSON.parse(text).costs.draft[0].ms > 0);
+        expect(ofHead).toHaveLength(1); // the other's drafts are free
+        return ofHead[0]!;
       };
       let measured: string;
       {
