@@ -55,7 +55,8 @@ export interface EngineOptions {
 }
 
 export interface TextOptions extends Omit<GenerateOptions, 'contextSize'> {
-  readonly drafter?: DrafterName;
+  /** A drafter by name, or one of your own, which stays yours. Its trees may have as many nodes as the engine's own ones. */
+  readonly drafter?: DrafterName | Drafter;
   /** Strings that end the text; they are not part of it. */
   readonly stop?: readonly string[];
   readonly signal?: AbortSignal;
@@ -210,7 +211,7 @@ export class Engine implements Disposable {
     if (this.#disposed) throw new DisposedError('the engine');
     if (this.#busy) throw new RequestError('stream', 'another generation is running on this engine');
     const name = options.drafter ?? this.defaultDrafter;
-    const drafter = this.#drafters.get(name);
+    const drafter = typeof name === 'string' ? this.#drafters.get(name) : name;
     if (drafter === undefined)
       throw new RequestError('drafter', `"${name}" is not loaded, available: ${this.drafters.join(', ')}`);
     this.#busy = true;

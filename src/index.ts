@@ -4,7 +4,9 @@ export type { SamplingOptions } from './decode/sampler.ts';
 export type { DepthAcceptance, DraftCounters, GenerationStats } from './decode/stats.ts';
 export { type RoundTrace, traceRound } from './decode/trace.ts';
 export { VERIFIERS, type VerifierName } from './decode/verifier.ts';
+export type { Drafter } from './draft/drafter.ts';
 export { DRAFTERS, type DrafterName } from './draft/registry.ts';
+export type { DraftTree } from './draft/tree.ts';
 export type { TreeOption } from './draft/tree-option.ts';
 export {
   type Engine,

@@ -12,6 +12,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it, vi } from 'vitest';
+import { BigramDrafter } from '../../examples/custom-drafter.ts';
 import type { Round } from '../../src/decode/generate.ts';
 import { VERIFIERS } from '../../src/decode/verifier.ts';
 import type { TreeOption } from '../../src/draft/tree-option.ts';
@@ -169,7 +170,7 @@ describe('abort', () => {
     'wherever it is looked for, with any drafter: the beginning of the text, and the next is whole, %o',
     async (tree) => {
       using engine = await loadEngine({ model, head, dtype: 'f32', tree });
-      for (const drafter of engine.drafters) {
+      for (const drafter of [...engine.drafters, new BigramDrafter()]) {
         for (const verify of VERIFIERS) {
           const options = { drafter, verify, temperature: 1, seed: 3, maxTokens: 16, prefillChunk: 2 };
           engine.forget();

@@ -1,4 +1,5 @@
-/** What the contract is kept by: every line of the registry, each drafter that has use for a tree with every kind of it. */
+/** What the contract is kept by: every line of the registry, each drafter that has use for a tree with every kind of it, and the example. */
+import { BigramDrafter } from '../../examples/custom-drafter.ts';
 import type { Drafter } from '../../src/draft/drafter.ts';
 import { createDrafter, DRAFTERS } from '../../src/draft/registry.ts';
 import { chainShape, shapeFromPaths, staticShape } from '../../src/draft/tree.ts';
@@ -43,7 +44,8 @@ export interface Registered {
 
 /** @param sample any target: a drafter's number of nodes tells whether it has use for a tree. */
 export function registered(sample: TargetModel): readonly Registered[] {
-  return DRAFTERS.flatMap((name) => {
+  const example: Registered = { label: 'example', make: () => new BigramDrafter() };
+  const lines = DRAFTERS.flatMap((name): readonly Registered[] => {
     const create = (target: TargetModel, contextSize: number, tree: TreePolicy): Drafter | undefined =>
       createDrafter(name, { target, contextSize, tree, openHead: () => tinyHead(target) });
     const make = (target: TargetModel, contextSize: number, tree: TreePolicy): Drafter =>
@@ -61,4 +63,5 @@ export function registered(sample: TargetModel): readonly Registered[] {
       make: (target, contextSize) => make(target, contextSize, tree),
     }));
   });
+  return [...lines, example];
 }
