@@ -8,25 +8,27 @@ import type { TargetModel } from '../model/target.ts';
 import { copyRow, ScratchTensor, type Tensor } from '../tensor/tensor.ts';
 import type { TreeBudget } from './budget.ts';
 import { DRAFT_ROWS, type DraftForwards, fillFlat } from './costs.ts';
-import type { DraftLaws, DraftSampling } from './draft-laws.ts';
+import type { DraftSampling } from './draft-laws.ts';
 import type { Drafter } from './drafter.ts';
-import { DrawnGuesses } from './drawn-guesses.ts';
 import type { EagleHead } from './eagle-head.ts';
+import { LevelDrafting, type LevelModel, levelExtras } from './level-drafting.ts';
 import type { DraftTree } from './tree.ts';
-import type { Guesses, TreeGrower } from './tree-grower.ts';
+import type { TreeGrower } from './tree-grower.ts';
 import { createGrower, type TreePolicy } from './tree-policy.ts';
 
 /** Committed rows that wait for the head, and so the rows of one catching-up forward: a prefill chunk of the loop fits. */
 const PENDING_ROWS = 64;
 
-export class EagleDrafter implements Drafter {
+export class EagleDrafter implements Drafter, LevelModel {
   readonly name = 'eagle';
   readonly maxNodes: number;
+  readonly draftVocabSize: number;
+  readonly targetIds: Int32Array | undefined;
   /** The head's. Committed: rows made from the target's features. */
   readonly cache: KvCache;
-  readonly #target: TargetModel;
   readonly #head: EagleHead;
   readonly #grower: TreeGrower;
+  readonly #levels: LevelDrafting;
   readonly #sequence: KvSequence;
   readonly #batch: ForwardBatch;
 
@@ -35,46 +37,31 @@ export class EagleDrafter implements Drafter {
   readonly #text: Int32Array; // [contextSize] tokens of the rows that the head has seen, then of the pending ones
   #pendingCount = 0;
 
-  readonly #input = new ScratchTensor(); // [level's rows, d] features of one forward
-  readonly #guesses: Guesses;
-  readonly #topValues: Float32Array; // as #guesses
-  /** What the running text asks for; undefined chooses the best guesses. */
-  #sampling: DraftSampling | undefined;
-  #drawn: DrawnGuesses | undefined; // made when first asked for
-  readonly #laws: DraftLaws = {
-    draft: (node) => this.#drawn!.law(this.#grower.drawnRows![node]!),
-    drawing: () => 'without-replacement',
-  };
-  // Slots of the head's rows along the path down to each row of a level, its own last.
-  #paths: Int32Array; // [level's rows, maxLevels]
-  #parentPaths: Int32Array; // of the level before
-  readonly #ancestors: Int32Array; // [maxLevels]
+  readonly #level = new ScratchTensor(); // [level's rows, d] features of one forward
+  #input: ScratchTensor = this.#pending; // of the next forward
+  #predicted!: Tensor; // by the last
 
   constructor(target: TargetModel, head: EagleHead, policy: TreePolicy, contextSize: number) {
-    this.#target = target;
     this.#head = head;
-    const { hiddenSize, draftVocabSize } = head.config;
+    const { hiddenSize, vocabSize, draftVocabSize } = head.config;
+    this.draftVocabSize = draftVocabSize;
+    this.targetIds = head.targetIds;
     const grower = createGrower(policy, draftVocabSize);
-    const { maxRows, maxLevels, branching } = grower;
+    const { maxRows, maxLevels } = grower;
     this.#grower = grower;
     this.maxNodes = grower.maxNodes;
     this.cache = head.createCache(contextSize + maxRows * maxLevels);
     this.#sequence = this.cache.sequences[0]!;
     this.#text = new Int32Array(contextSize);
-    this.#batch = new ForwardBatch(Math.max(PENDING_ROWS, maxRows), PENDING_ROWS + maxRows * maxLevels);
+    this.#batch = new ForwardBatch(Math.max(PENDING_ROWS, maxRows), PENDING_ROWS + levelExtras(grower));
+    this.#levels = new LevelDrafting(target.kernels, vocabSize, grower, this, this.#sequence, this.#batch);
     this.#pending.reshape(PENDING_ROWS, hiddenSize);
-    this.#input.reshape(maxRows, hiddenSize);
-    const guesses = maxRows * branching;
-    this.#guesses = { tokens: new Int32Array(guesses), logProbabilities: new Float64Array(guesses) };
-    this.#topValues = new Float32Array(guesses);
-    this.#paths = new Int32Array(maxRows * maxLevels);
-    this.#parentPaths = new Int32Array(maxRows * maxLevels);
-    this.#ancestors = new Int32Array(maxLevels);
+    this.#level.reshape(maxRows, hiddenSize);
   }
 
   resume(text: readonly number[], held: number, sampling?: DraftSampling): number {
     if (this.maxNodes === 1) return held;
-    this.#sampling = this.#grower.drawnRows === undefined ? undefined : sampling;
+    this.#levels.resume(sampling);
     const seen = this.#sequence.length;
     const shared = Math.min(held, sharedPrefix(this.#text, text, seen + this.#pendingCount));
     // The head's last row has eaten the first pending token. Where the texts part before that, the row that eats the first new token needs
@@ -97,112 +84,47 @@ export class EagleDrafter implements Drafter {
   }
 
   propose(root: number, maxDepth: number): DraftTree {
-    const grower = this.#grower;
     const position = this.#sequence.length + this.#pendingCount;
-    const wanted = grower.start(root, maxDepth, this.#pendingCount, this.#startDrawing(position));
-    if (!wanted || this.#pendingCount === 0 || maxDepth < 1) return grower.finish();
-    this.#feed(this.#pendingCount, root, true);
-    let parents = this.#pendingCount - 1; // first row of the level before in the last forward
+    if (!this.#levels.start(root, maxDepth, this.#pendingCount, position)) return this.#levels.finish();
+    this.#fillPending(this.#pendingCount, root, true);
     this.#pendingCount = 0;
-    for (let depth = 1, rows = grower.grow(this.#guesses); rows > 0; rows = grower.grow(this.#guesses), depth++) {
-      this.#expand(depth, rows, parents);
-      parents = 0;
-    }
-    this.#sequence.rollback();
-    return grower.finish();
+    return this.#levels.grow();
   }
 
-  /** The laws of the next tree, if its nodes shall be drawn. */
-  #startDrawing(position: number): DraftLaws | undefined {
-    if (this.#sampling === undefined) return undefined;
-    this.#drawn ??= this.#createDrawnGuesses();
-    this.#drawn.start(this.#sampling, position);
-    return this.#laws;
+  forward(batch: ForwardBatch): Tensor {
+    return this.#head.logits(batch, this.#extrapolate(batch));
   }
 
-  #createDrawnGuesses(): DrawnGuesses {
-    const { branching, drawnRows } = this.#grower;
-    const rows = Math.max(...drawnRows!) + 1;
-    return new DrawnGuesses(this.#target.kernels, this.#head.config.vocabSize, this.#head.targetIds, rows, branching);
+  #extrapolate(batch: ForwardBatch): Tensor {
+    const input = this.#input;
+    this.#predicted = this.#head.forward(batch, input.reshape(batch.rows, input.cols), this.cache);
+    return this.#predicted;
   }
 
-  /** Runs the next level in one batch: token of the node, feature predicted at its parent. */
-  #expand(depth: number, rows: number, firstParent: number): void {
-    const { levelTokens, levelParents, maxLevels } = this.#grower;
-    const batch = this.#batch;
-    const paths = this.#parentPaths;
-    const parentPaths = this.#paths;
-    this.#paths = paths;
-    this.#parentPaths = parentPaths;
-    const ancestors = depth - 1; // the root's row is committed
-    batch.clear();
-    for (let row = 0; row < rows; row++) {
-      const parent = levelParents[row]!;
-      for (let i = 0; i < ancestors; i++) {
-        const slot = parentPaths[parent * maxLevels + i]!;
-        this.#ancestors[i] = slot;
-        paths[row * maxLevels + i] = slot;
-      }
-      batch.appendAfter(this.#sequence, levelTokens[row]!, this.#ancestors, ancestors, true);
-      paths[row * maxLevels + ancestors] = batch.layout.slots[row]!;
-      copyRow(this.#input, row, this.#predicted, firstParent + parent);
-    }
-    this.#run(this.#input);
-  }
-
-  #predicted!: Tensor;
-
-  /** The batch through the head; guesses of its wanted rows to #guesses. */
-  #run(features: ScratchTensor): void {
-    const batch = this.#batch;
-    this.#predicted = this.#head.forward(batch, features.reshape(batch.rows, features.cols), this.cache);
-    const count = batch.logitCount;
-    if (count === 0) return;
-    const { branching } = this.#grower;
-    const { tokens } = this.#guesses;
-    const logits = this.#head.logits(batch, this.#predicted);
-    if (this.#sampling !== undefined) {
-      this.#drawn!.draw(logits, count, this.#guesses);
-    } else {
-      this.#target.kernels.topK(tokens, this.#topValues, logits.data, count, logits.cols, branching);
-      this.#weigh(logits, count);
-    }
-    const { targetIds } = this.#head;
-    if (targetIds === undefined) return;
-    for (let i = 0; i < count * branching; i++) tokens[i] = targetIds[tokens[i]!]!;
-  }
-
-  /** Log-soft-max of the best guesses, of which #guesses still has draft ids; makes probabilities of the logits. */
-  #weigh({ data, cols }: Tensor, rows: number): void {
-    const { branching } = this.#grower;
-    const { tokens, logProbabilities } = this.#guesses;
-    const values = this.#topValues;
-    this.#target.kernels.softmax(data, data, rows, cols, 1);
-    for (let row = 0; row < rows; row++) {
-      const first = row * branching;
-      // The best guess's probability is at least 1 / Vd; one far behind it would have underflowed.
-      const best = Math.log(data[row * cols + tokens[first]!]!);
-      for (let i = first; i < first + branching; i++) logProbabilities[i] = best + (values[i]! - values[first]!);
-    }
+  /** A guess's feature is what was predicted at its parent. */
+  descend(row: number, parent: number): void {
+    this.#input = this.#level;
+    copyRow(this.#level, row, this.#predicted, parent);
   }
 
   #feedAllButLast(): void {
     const last = this.#pendingCount - 1;
-    this.#feed(last, this.#text[this.#sequence.length + last]!, false);
+    this.#fillPending(last, this.#text[this.#sequence.length + last]!, false);
+    this.#extrapolate(this.#batch);
+    this.#sequence.commitAll();
     copyRow(this.#pending, 0, this.#pending, last);
     this.#pendingCount = 1;
   }
 
-  /** The first `count` pending rows, each with its next token (`next` after the last), which become committed. */
-  #feed(count: number, next: number, wantGuesses: boolean): void {
+  /** A batch of the first `count` pending rows, each with its next token, `next` after the last. */
+  #fillPending(count: number, next: number, wantGuesses: boolean): void {
     const batch = this.#batch;
     batch.clear();
     for (let i = 0, parent = COMMITTED; i < count; i++) {
       const token = i + 1 < count ? this.#text[this.#sequence.length + i + 1]! : next;
       parent = batch.append(this.#sequence, token, parent, wantGuesses && i === count - 1);
     }
-    this.#run(this.#pending);
-    this.#sequence.commitAll();
+    this.#input = this.#pending;
   }
 
   get budget(): TreeBudget | undefined {
