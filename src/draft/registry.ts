@@ -5,6 +5,7 @@
 import type { TargetModel } from '../model/target.ts';
 import { type Grafter, MOST_GUESSES } from './budget-grower.ts';
 import { type DraftForwards, measureCosts, type TreeCosts } from './costs.ts';
+import { DraftModelDrafter, DraftModelForwards } from './draft-model.ts';
 import type { Drafter } from './drafter.ts';
 import { EagleDrafter, EagleForwards } from './eagle.ts';
 import type { EagleHead } from './eagle-head.ts';
@@ -20,6 +21,8 @@ export interface DrafterParts {
   readonly contextSize: number;
   /** Absent where the model has no head. What it opens goes with the first of its drafters: disposing it twice is harmless. */
   readonly openHead?: (() => EagleHead) | undefined;
+  /** Absent where there is no draft model. What it opens belongs to the drafter. */
+  readonly openDraftModel?: (() => TargetModel) | undefined;
   /** The tree that was asked for; absent leaves it to the budget. */
   readonly tree?: TreePolicy | undefined;
   /** Costs that are known already, or else measured, for a drafter with these forwards of its own; absent, they are measured. */
@@ -32,6 +35,7 @@ type Make = (parts: DrafterParts) => Drafter | undefined;
 const REGISTRY = {
   none: () => new NoDrafter(),
   eagle: makeEagle,
+  draft: makeDraftModel,
   'prompt-lookup': makePromptLookup,
   hybrid: makeHybrid,
 } satisfies Readonly<Record<string, Make>>;
@@ -69,6 +73,19 @@ function createEagle(name: DrafterName, parts: DrafterParts, grafter?: Grafter):
     return new EagleDrafter(target, head, grafted, contextSize);
   } catch (error) {
     head[Symbol.dispose]();
+    throw error;
+  }
+}
+
+function makeDraftModel(parts: DrafterParts): Drafter | undefined {
+  const { target, contextSize, openDraftModel } = parts;
+  if (openDraftModel === undefined) return undefined;
+  const model = openDraftModel();
+  try {
+    const policy = policyOf('draft', parts, () => new DraftModelForwards(model, MOST_GUESSES));
+    return new DraftModelDrafter(target, model, policy, contextSize);
+  } catch (error) {
+    model[Symbol.dispose]();
     throw error;
   }
 }

@@ -5,7 +5,7 @@ import { createDrafter, DRAFTERS } from '../../src/draft/registry.ts';
 import { chainShape, shapeFromPaths, staticShape } from '../../src/draft/tree.ts';
 import type { TreePolicy } from '../../src/draft/tree-policy.ts';
 import type { TargetModel } from '../../src/model/target.ts';
-import { tinyHead } from './tiny.ts';
+import { tinyHead, tinyTarget } from './tiny.ts';
 
 export const TREES: Readonly<Record<string, TreePolicy>> = {
   'one node': staticShape(1),
@@ -47,7 +47,13 @@ export function registered(sample: TargetModel): readonly Registered[] {
   const example: Registered = { label: 'example', make: () => new BigramDrafter() };
   const lines = DRAFTERS.flatMap((name): readonly Registered[] => {
     const create = (target: TargetModel, contextSize: number, tree: TreePolicy): Drafter | undefined =>
-      createDrafter(name, { target, contextSize, tree, openHead: () => tinyHead(target) });
+      createDrafter(name, {
+        target,
+        contextSize,
+        tree,
+        openHead: () => tinyHead(target),
+        openDraftModel: () => tinyTarget(target.kernels, { config: { ...target.config, layers: 1 }, seed: 9 }),
+      });
     const make = (target: TargetModel, contextSize: number, tree: TreePolicy): Drafter =>
       create(target, contextSize, tree)!;
     const nodesWith = (tree: TreePolicy): number | undefined => {
