@@ -18,7 +18,7 @@ import { EagleDrafter } from '../src/draft/eagle.ts';
 import { EagleHead } from '../src/draft/eagle-head.ts';
 import { type DraftTree, shapeFromPaths } from '../src/draft/tree.ts';
 import type { TreePolicy } from '../src/draft/tree-policy.ts';
-import { DEFAULT_MODEL, type Engine, HEAD_DTYPE, loadEngine, shippedHead } from '../src/engine.ts';
+import { DEFAULT_MODEL, type Engine, DRAFT_DTYPE, loadEngine, shippedHead } from '../src/engine.ts';
 import { COMMITTED, ForwardBatch } from '../src/model/forward-batch.ts';
 import type { KvCache } from '../src/model/kv-cache.ts';
 import type { Tensor } from '../src/tensor/tensor.ts';
@@ -155,7 +155,7 @@ for (const [name, policy] of [
   ['dynamic', CHOSEN],
 ] as const) {
   using files = openHeadFiles(shippedHead(DEFAULT_MODEL)!);
-  const head = new EagleHead(target, files.config, files.source, { dtype: HEAD_DTYPE });
+  const head = new EagleHead(target, files.config, files.source, { dtype: DRAFT_DTYPE });
   using drafter = new EagleDrafter(target, head, policy, CONTEXT);
   using cache = target.createCache(1, CONTEXT);
   const proposeAgain = proposalsAfter(target, cache, drafter, prefix);

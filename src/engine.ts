@@ -36,6 +36,8 @@ export interface EngineOptions {
   readonly dtype?: ModelDtype;
   /** Directory of an EAGLE head; by default the one that ships for the model. */
   readonly head?: string;
+  /** A path or a built-in alias of a small model with the target's vocabulary, for the drafter `draft`. */
+  readonly draftModel?: string;
   /** Working threads; by default the physical cores. */
   readonly threads?: number;
   /** Tokens of prompt and answer together; by default what the model was trained for. */
@@ -89,8 +91,8 @@ export interface TextResult {
   readonly stats: GenerationStats;
 }
 
-/** A head's precision never changes the text, only how often its guesses are right. */
-export const HEAD_DTYPE = 'q8';
+/** A drafter's precision never changes the text, only how often its guesses are right. */
+export const DRAFT_DTYPE = 'q8';
 /** Curves that have learned from this many rounds are better than those of the next load. */
 const ROUNDS_WORTH_KEEPING = 64;
 export const DEFAULT_MODEL = 'smollm2-135m-instruct';
@@ -98,18 +100,17 @@ export const DEFAULT_MODEL = 'smollm2-135m-instruct';
 /** @throws ModelNotFoundError, CheckpointError. */
 export async function loadEngine(options: EngineOptions = {}): Promise<Engine> {
   const reference = options.model ?? DEFAULT_MODEL;
-  const path = await resolveModel(reference, {
+  const fetching = {
     ...(options.cacheDir !== undefined && { cacheDir: options.cacheDir }),
     ...(options.onProgress && { onProgress: options.onProgress }),
     ...(options.signal && { signal: options.signal }),
-  });
+  };
+  const path = await resolveModel(reference, fetching);
+  const draftPath = options.draftModel && (await resolveModel(options.draftModel, fetching));
   const started = performance.now();
-  const checkpoint = await openCheckpoint(path);
-  try {
-    return new Engine(reference, checkpoint, options, started);
-  } finally {
-    checkpoint[Symbol.dispose]();
-  }
+  using checkpoint = await openCheckpoint(path);
+  using draft = draftPath === undefined ? undefined : await openCheckpoint(draftPath);
+  return new Engine(reference, checkpoint, options, started, draft);
 }
 
 export class Engine implements Disposable {
@@ -131,8 +132,17 @@ export class Engine implements Disposable {
   #busy = false;
   #disposed = false;
 
-  /** @param started when loading began, on `performance.now()`'s clock. */
-  constructor(reference: string, checkpoint: Checkpoint, options: EngineOptions, started = performance.now()) {
+  /**
+   * @param started when loading began, on `performance.now()`'s clock.
+   * @param draft of the draft model.
+   */
+  constructor(
+    reference: string,
+    checkpoint: Checkpoint,
+    options: EngineOptions,
+    started = performance.now(),
+    draft?: Checkpoint,
+  ) {
     const { config, source, tokenizer } = checkpoint;
     const contextSize = options.contextSize ?? config.contextLength;
     if (!Number.isInteger(contextSize) || contextSize < 2)
@@ -140,6 +150,7 @@ export class Engine implements Disposable {
     this.contextSize = Math.min(contextSize, config.contextLength);
     const wanted = readTree(options, this.contextSize); // refused before anything is loaded
     this.tokenizer = tokenizer && buildTokenizer(tokenizer, checkpoint.path);
+    if (draft !== undefined) checkTokens(this.tokenizer, draft, config.vocabSize);
     const template = chatTemplateOf(checkpoint);
     this.chatTemplate = template === undefined ? undefined : new ChatTemplate(template);
     try {
@@ -154,18 +165,21 @@ export class Engine implements Disposable {
       // The same for all drafters.
       let head: EagleHead | undefined;
       let targetCosts: CostCurve | undefined;
+      const drafterFiles: Partial<Record<DrafterName, string | undefined>> = {
+        eagle: headDirectory,
+        hybrid: headDirectory,
+        draft: draft?.path,
+      };
       const parts = {
         target: this.target,
         contextSize: this.contextSize,
         tree: wanted,
         openHead: headDirectory === undefined ? undefined : () => (head ??= openHead(this.target, headDirectory)),
+        openDraftModel:
+          draft && ((): TargetModel => loadTarget(kernels, draft.config, draft.source, { dtype: DRAFT_DTYPE })),
         costs: (name: DrafterName, forwards: DraftForwards | undefined): TreeCosts => {
-          const cache = costCache(
-            kernels,
-            checkpoint.path,
-            name === 'eagle' || name === 'hybrid' ? fingerprint(headDirectory!) : name,
-            options,
-          );
+          const file = drafterFiles[name];
+          const cache = costCache(kernels, checkpoint.path, file === undefined ? name : fingerprint(file), options);
           this.#costs.set(name, cache);
           const known = options.remeasure ? undefined : cache.read();
           if (known !== undefined) return known;
@@ -422,7 +436,21 @@ export function shippedHead(reference: string): string | undefined {
   return existsSync(join(directory, 'config.json')) ? directory : undefined;
 }
 
+/** A draft model saved without a tokenizer has the target's, as far as can be known. @throws RequestError naming the first token that differs. */
+function checkTokens(tokenizer: Tokenizer | undefined, draft: Checkpoint, vocabSize: number): void {
+  if (tokenizer === undefined || draft.tokenizer === undefined || draft.config.vocabSize !== vocabSize) return;
+  const other = buildTokenizer(draft.tokenizer, draft.path);
+  for (let id = 0; id < vocabSize; id++) {
+    const [wanted, got] = [tokenizer.textOf(id), other.textOf(id)];
+    if (wanted !== got)
+      throw new RequestError(
+        'draftModel',
+        `must have the target's tokens: ${id} is ${JSON.stringify(wanted)}, there ${JSON.stringify(got)}`,
+      );
+  }
+}
+
 function openHead(target: TargetModel, directory: string): EagleHead {
   using files = openHeadFiles(directory);
-  return new EagleHead(target, files.config, files.source, { dtype: HEAD_DTYPE });
+  return new EagleHead(target, files.config, files.source, { dtype: DRAFT_DTYPE });
 }

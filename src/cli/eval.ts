@@ -5,7 +5,7 @@ import { openHeadFiles } from '../checkpoint/head.ts';
 import { FeatureReader } from '../decode/features.ts';
 import { EagleHead } from '../draft/eagle-head.ts';
 import { parseTreeOption } from '../draft/tree-option.ts';
-import { type Engine, HEAD_DTYPE, shippedHead } from '../engine.ts';
+import { DRAFT_DTYPE, type Engine, shippedHead } from '../engine.ts';
 import { RequestError } from '../errors.ts';
 import { type Conversation, readConversations } from '../train/conversations.ts';
 import { encodeConversation } from '../train/encode-conversation.ts';
@@ -96,7 +96,7 @@ async function alongTexts(
   const { target, chatTemplate } = engine;
   const tokenizer = requireReader(engine, flags.maxLength);
   using files = openHeadFiles(directory);
-  using head = new EagleHead(target, files.config, files.source, { dtype: HEAD_DTYPE });
+  using head = new EagleHead(target, files.config, files.source, { dtype: DRAFT_DTYPE });
   using reader = new FeatureReader(target, flags.maxLength);
   using progress = new ProgressBar('texts', conversations.length);
   const sums: { guesses: number; accepted: number }[] = [];

@@ -4,7 +4,7 @@
  */
 import type { HeadFiles } from '../checkpoint/head.ts';
 import { EagleHead } from '../draft/eagle-head.ts';
-import { HEAD_DTYPE } from '../engine.ts';
+import { DRAFT_DTYPE } from '../engine.ts';
 import { KV_DTYPES, type KvDtype } from '../kernels/kernels.ts';
 import { createSizingKernels } from '../kernels/sizing.ts';
 import type { ModelConfig } from '../model/config.ts';
@@ -71,7 +71,7 @@ export function headFootprint(model: Model, head: HeadFiles): number {
   const kernels = createSizingKernels();
   using target = loadTarget(kernels, model.config, withoutBytes(model.source), { dtype: 'auto' });
   const targetBytes = kernels.allocatedBytes;
-  using _head = new EagleHead(target, head.config, withoutBytes(head.source), { dtype: HEAD_DTYPE });
+  using _head = new EagleHead(target, head.config, withoutBytes(head.source), { dtype: DRAFT_DTYPE });
   return kernels.allocatedBytes - targetBytes;
 }
 

@@ -3,7 +3,7 @@ import type { Checkpoint } from '../checkpoint/checkpoint.ts';
 import type { HeadFiles } from '../checkpoint/head.ts';
 import { type Agreement, measureAgreement } from '../decode/agreement.ts';
 import { EagleHead, readTargetIds } from '../draft/eagle-head.ts';
-import { type Engine, HEAD_DTYPE, loadEngine } from '../engine.ts';
+import { DRAFT_DTYPE, type Engine, loadEngine } from '../engine.ts';
 import { CheckpointError } from '../errors.ts';
 import { headFootprint } from './footprint.ts';
 import { formatCount } from './format.ts';
@@ -122,7 +122,7 @@ const NEW_TOKENS = 64;
 /** Loads both, weights and all. @param path of the target, @param directory of the head. */
 export async function measureHead(path: string, directory: string, head: HeadFiles): Promise<MeasuredAgreement> {
   using engine = await loadEngine({ model: path, head: directory, treeSize: 1 });
-  using loaded = new EagleHead(engine.target, head.config, head.source, { dtype: HEAD_DTYPE });
+  using loaded = new EagleHead(engine.target, head.config, head.source, { dtype: DRAFT_DTYPE });
   const newTokens = Math.min(NEW_TOKENS, engine.contextSize >> 1);
   const { prompts, text } = promptsFor(engine);
   return { ...measureAgreement(engine.target, loaded, prompts, newTokens, engine.tokenizer?.endTokens), text };

@@ -7,7 +7,7 @@ import type { Command } from 'commander';
 import { type Checkpoint, type CheckpointTokenizer, openCheckpoint } from '../checkpoint/checkpoint.ts';
 import { hashModel } from '../checkpoint/hash.ts';
 import { type HeadFiles, isHeadDirectory, openHeadFiles } from '../checkpoint/head.ts';
-import { DEFAULT_MODEL, HEAD_DTYPE, shippedHead } from '../engine.ts';
+import { DEFAULT_MODEL, DRAFT_DTYPE, shippedHead } from '../engine.ts';
 import { RequestError } from '../errors.ts';
 import { KV_DTYPES } from '../kernels/kernels.ts';
 import { MODEL_DTYPES } from '../model/weights.ts';
@@ -188,7 +188,7 @@ function targetFields(target: TargetReport | undefined): Field[] {
   const { path, fits, problem, weightBytes, agreement } = target;
   if (!fits) return [['target', `does NOT fit ${path}: ${problem}`]];
   return [
-    ['target', `fits ${path}, ${formatBytes(weightBytes!)} in memory at ${HEAD_DTYPE}`],
+    ['target', `fits ${path}, ${formatBytes(weightBytes!)} in memory at ${DRAFT_DTYPE}`],
     ...(agreement === undefined ? [] : describeAgreement(agreement)),
   ];
 }

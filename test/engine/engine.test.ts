@@ -19,6 +19,7 @@ import type { TreeOption } from '../../src/draft/tree-option.ts';
 import { type Engine, loadEngine, type TextResult } from '../../src/engine.ts';
 import { CheckpointError, DisposedError, RequestError } from '../../src/errors.ts';
 import type { Kernels } from '../../src/kernels/kernels.ts';
+import { buildGguf, withKeys } from '../support/gguf-writer.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
 
 /** Every kernels object that an engine made, with the buffers it has not given back. */
@@ -485,5 +486,49 @@ describe('a head that does not fit is refused by name, and all memory given back
     using plain = await loadEngine({ model, dtype: 'f32' });
     const { newIds } = await drain(engine.stream(prompt, { maxTokens: 16 }));
     expect(newIds).toEqual((await drain(plain.stream(prompt, { maxTokens: 16 }))).newIds);
+  });
+});
+
+describe('a draft model', () => {
+  const load = (options: Parameters<typeof loadEngine>[0]): Promise<Engine> => loadEngine({ dtype: 'f32', ...options });
+
+  it('writes ahead what the target would', async () => {
+    using engine = await load({ model, draftModel: model, tree: { kind: 'chain', depth: 4 } });
+    const options = { maxTokens: 40, endTokens: new Set<number>() };
+    const drafted = await drain(engine.stream(prompt, { ...options, drafter: 'draft' }));
+    expect(drafted.newIds).toEqual((await drain(engine.stream(prompt, { ...options, drafter: 'none' }))).newIds);
+    expect(drafted.stats.acceptanceLength).toBeGreaterThan(3); // the same model, but for its weights' precision
+  });
+
+  it('is not there unless it was asked for', async () => {
+    using engine = await load({ model, head });
+    await expect(drain(engine.stream(prompt, { drafter: 'draft' }))).rejects.toThrow(
+      'drafter: "draft" is not loaded, available: none, eagle, prompt-lookup, hybrid',
+    );
+  });
+
+  const written = (name: string, changes: Parameters<typeof withKeys>[0]): string => {
+    const path = join(directory, name);
+    writeFileSync(path, buildGguf(withKeys(changes)));
+    return path;
+  };
+
+  it('of another vocabulary is refused', async () => {
+    const tiny = written('tiny.gguf', {});
+    const number = made.length;
+    await expect(load({ model, draftModel: tiny })).rejects.toThrow(
+      "draftModel: must have the target's vocabulary of 512 tokens, has 8",
+    );
+    expect(made.slice(number).every(({ held, disposed }) => held.size === 0 && disposed)).toBe(true);
+    const tokens = ['<|end|>', 'a', 'b', 'c', 'ba', '\ufeff', 'é', '__proto__'];
+    const other = written('other.gguf', {
+      'tokenizer.ggml.tokens': { type: 'strings', value: tokens },
+      'tokenizer.ggml.merges': { type: 'strings', value: ['b a'] },
+    });
+    await expect(load({ model: tiny, draftModel: other })).rejects.toThrow(
+      `draftModel: must have the target's tokens: 4 is "ab", there "ba"`,
+    );
+    using engine = await load({ model: tiny, draftModel: tiny });
+    expect(engine.drafters).toContain('draft');
   });
 });
