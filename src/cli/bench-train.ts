@@ -1,21 +1,28 @@
 /**
  * The matrix products of training against what the machine could do: y = x·Wᵀ and its two gradients, at the shapes of a draft head for
- * SmolLM2-135M, beside the same products by OpenBLAS where that is installed.
+ * SmolLM2-135M, beside the same products by OpenBLAS where that is installed; then whole updates.
  */
 import type { Command } from 'commander';
-import { createKernels } from '../kernels/choose.ts';
 import { type Kernels, type PackedMatrix, packedBytes } from '../kernels/kernels.ts';
 import { floatAt, floatsOf } from '../kernels/layouts.ts';
-import { positiveNumber, positiveNumbers, printJson } from './common.ts';
+import {
+  type ModelOptions,
+  openEngine,
+  positiveNumber,
+  positiveNumbers,
+  printJson,
+  withTargetOptions,
+} from './common.ts';
 import { formatTable } from './format.ts';
 import { fillValue, OpenBlas, PRODUCTS, type Product, type ProductTime } from './openblas.ts';
 import { ProgressBar } from './progress.ts';
 import { median, sum } from './statistics.ts';
+import { timeUpdate, type UpdateTime } from './training-update.ts';
 
-interface Flags {
+interface Flags extends ModelOptions {
   readonly rows: readonly number[];
   readonly repeats: number;
-  readonly threads?: number;
+  readonly steps: readonly number[];
   readonly json?: boolean;
 }
 
@@ -29,16 +36,23 @@ const WEIGHTS: readonly { readonly name: string; readonly outputs: number; reado
   { name: 'LM head', outputs: 12288, inputs: 576 },
 ];
 
+/** The draft vocabulary of the updates' head. */
+const DRAFT_VOCABULARY = 12_288;
+/** Updates are long: a few tell enough. */
+const MOST_UPDATES = 5;
+
 /** Two sums of thousands of products below ¼ agree far better; a wrong element is off by some units. */
 const SAME = 1e-2;
 
 export function register(bench: Command): void {
-  bench
-    .command('train')
-    .description('the products of training against the f32 limit of this machine and OpenBLAS')
-    .option('--rows <list>', 'tokens of a step', positiveNumbers, [512, 2048])
+  withTargetOptions(
+    bench
+      .command('train')
+      .description('the products of training against the f32 limit of this machine and OpenBLAS, and whole updates'),
+  )
+    .option('--rows <list>', 'tokens of a product; of an update the most of them', positiveNumbers, [512, 2048])
     .option('--repeats <n>', 'interleaved repeats; the median counts', positiveNumber, 9)
-    .option('--threads <n>', 'working threads (default: physical cores)', positiveNumber)
+    .option('--steps <list>', 'of the updates: how far the head is unrolled', positiveNumbers, [1, 3])
     .option('--json', 'one JSON line')
     .action(benchTrain);
 }
@@ -60,42 +74,72 @@ interface Measured {
 }
 
 async function benchTrain(flags: Flags): Promise<void> {
-  const kernels = createKernels(flags.threads === undefined ? {} : { threads: flags.threads });
-  try {
-    const started = OpenBlas.start(kernels.threads);
-    using openblas = typeof started === 'string' ? null : started;
-    const { measured, limits } = await measureAll(kernels, openblas, flags);
-    const limit = median(limits);
-    const best = Math.max(...limits);
-    const { isa, threads } = kernels;
-    const absence = typeof started === 'string' ? started : null;
-    const lines = flags.rows.flatMap((rows) => {
-      const all = measured.filter((each) => each.rows === rows);
-      return [...all, total(all)];
+  using engine = await openEngine(flags);
+  const { kernels, target } = engine;
+  const started = OpenBlas.start(kernels.threads);
+  using openblas = typeof started === 'string' ? null : started;
+  const { measured, limits } = await measureAll(kernels, openblas, flags);
+  const tokens = Math.max(...flags.rows);
+  const updates = flags.steps.map((steps) =>
+    timeUpdate(
+      target,
+      Math.min(DRAFT_VOCABULARY, target.config.vocabSize),
+      { steps, tokens, repeats: Math.min(flags.repeats, MOST_UPDATES) },
+      () => limits.push(kernels.fmaLimit(1)),
+    ),
+  );
+  const limit = median(limits);
+  const best = Math.max(...limits);
+  const { isa, threads } = kernels;
+  const absence = typeof started === 'string' ? started : null;
+  const lines = flags.rows.flatMap((rows) => {
+    const all = measured.filter((each) => each.rows === rows);
+    return [...all, total(all)];
+  });
+  if (flags.json) {
+    const products = lines.map((each) => toJson(each, limit));
+    return printJson({
+      isa,
+      threads,
+      limitGflops: limit,
+      bestLimitGflops: best,
+      products,
+      updates: updates.map((update) => ({ ...update, ...ratesOf(update, limit) })),
+      ...(absence !== null && { openblas: absence }),
     });
-    if (flags.json) {
-      const products = lines.map((each) => toJson(each, limit));
-      return printJson({
-        isa,
-        threads,
-        limitGflops: limit,
-        bestLimitGflops: best,
-        products,
-        ...(absence !== null && { openblas: absence }),
-      });
-    }
-    process.stdout.write(
-      `${isa} · ${threads} threads · f32 limit ${limit.toFixed(0)} GFLOP/s (best ${best.toFixed(0)})\n` +
-        `GFLOP/s and % of the limit: a product and its gradients by input and by weight\n\n` +
-        formatTable(
-          HEADER,
-          lines.map((each) => cells(each, limit)),
-        ),
-    );
-    if (absence !== null) process.stdout.write(`\nOpenBLAS: ${absence}\n`);
-  } finally {
-    kernels.dispose();
   }
+  process.stdout.write(
+    `${isa} · ${threads} threads · f32 limit ${limit.toFixed(0)} GFLOP/s (best ${best.toFixed(0)})\n` +
+      `GFLOP/s and % of the limit: a product and its gradients by input and by weight\n\n` +
+      formatTable(
+        HEADER,
+        lines.map((each) => cells(each, limit)),
+      ),
+  );
+  if (absence !== null) process.stdout.write(`\nOpenBLAS: ${absence}\n`);
+  process.stdout.write(
+    `\n${formatTable(
+      ['update', 'tokens', 'ms', 'tokens/s', 'GFLOP/s of its products'],
+      updates.map((update) => updateCells(update, limit)),
+    )}`,
+  );
+}
+
+/** GFLOP/s of the products over all the time of an update, and their share of the limit. */
+function ratesOf(update: UpdateTime, limit: number) {
+  const rate = gflops(update, update.ms);
+  return { tokensPerSecond: (1000 * update.tokens) / update.ms, gflops: rate, ofLimit: rate / limit };
+}
+
+function updateCells(update: UpdateTime, limit: number): readonly string[] {
+  const { tokensPerSecond, gflops: rate, ofLimit } = ratesOf(update, limit);
+  return [
+    update.steps === 1 ? 'one step' : `${update.steps} steps`,
+    String(update.tokens),
+    update.ms.toFixed(0),
+    tokensPerSecond.toFixed(0),
+    `${rate.toFixed(0)} (${(100 * ofLimit).toFixed(0)} %)`,
+  ];
 }
 
 /** Ours, OpenBLAS's and the loop that sets the limit take turns, so that a slow moment of the machine falls on all. */
@@ -103,7 +147,7 @@ async function measureAll(
   kernels: Kernels,
   openblas: OpenBlas | null,
   { rows: sizes, repeats }: Flags,
-): Promise<{ readonly measured: readonly Measured[]; readonly limits: readonly number[] }> {
+): Promise<{ readonly measured: readonly Measured[]; readonly limits: number[] }> {
   const measured: Measured[] = [];
   const limits: number[] = [];
   using progress = new ProgressBar('measuring', sizes.length * WEIGHTS.length);
@@ -263,7 +307,7 @@ function total(measured: readonly Measured[]): Measured {
 }
 
 /** GFLOP/s: 10⁹ floating-point operations a second, a multiply-add being two. */
-const gflops = ({ multiplyAdds }: Measured, ms: number): number => (2 * multiplyAdds) / ms / 1e6;
+const gflops = ({ multiplyAdds }: Pick<Measured, 'multiplyAdds'>, ms: number): number => (2 * multiplyAdds) / ms / 1e6;
 
 function toJson(each: Measured, limit: number) {
   const rates = (medians: Medians) => {

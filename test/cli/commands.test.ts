@@ -233,7 +233,7 @@ describe('bench', () => {
   });
 
   test('train: a product and its gradients for every weight, with OpenBLAS or what to do to have it', async () => {
-    const args = ['bench', 'train', '--rows', '2,16', '--repeats', '1', '--threads', '2'];
+    const args = ['bench', 'train', '-m', TINY, '--rows', '2,16', '--repeats', '1', '--threads', '2'];
     const [measured, bare] = await Promise.all([
       eaglet([...args, '--json']),
       eaglet(args, { env: { PATH: '/no-compiler-here' } }),
@@ -249,6 +249,16 @@ describe('bench', () => {
       expect(Object.keys(ours)).toEqual(['forward', 'input', 'weight']);
       for (const { gflops } of Object.values(ours)) expect(gflops).toBeGreaterThan(0);
     }
+    const { updates } = json(measured.stdout) as { updates: Record<string, number>[] };
+    expect(updates.map(({ steps, tokens }) => [steps, tokens])).toEqual([
+      [1, 256],
+      [3, 256],
+    ]);
+    for (const { tokensPerSecond } of updates) expect(tokensPerSecond).toBeGreaterThan(0);
+    // 255 + 254 + 253 rows instead of 255, but the truth's logits once.
+    const [single, unrolled] = updates.map(({ multiplyAdds }) => multiplyAdds!);
+    const lmHead = 255 * 512 * 64;
+    expect((unrolled! - lmHead) / (single! - lmHead)).toBeCloseTo(762 / 255, 9);
     expect(bare.code).toBe(0);
     expect(bare.stdout).toContain('OpenBLAS: not measured: needs a C++ compiler and OpenBLAS');
   });
