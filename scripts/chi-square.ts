@@ -18,7 +18,7 @@ import { EagleDrafter } from '../src/draft/eagle.ts';
 import { EagleHead } from '../src/draft/eagle-head.ts';
 import { type DraftTree, shapeFromPaths } from '../src/draft/tree.ts';
 import type { TreePolicy } from '../src/draft/tree-policy.ts';
-import { DEFAULT_MODEL, type Engine, DRAFT_DTYPE, loadEngine, shippedHead } from '../src/engine.ts';
+import { DEFAULT_MODEL, DRAFT_DTYPE, type Engine, loadEngine, shippedHead } from '../src/engine.ts';
 import { COMMITTED, ForwardBatch } from '../src/model/forward-batch.ts';
 import type { KvCache } from '../src/model/kv-cache.ts';
 import type { Tensor } from '../src/tensor/tensor.ts';

@@ -12,6 +12,7 @@ import { parseTreeOption } from '../draft/tree-option.ts';
 import type { Engine, TextOptions, TextResult } from '../engine.ts';
 import { RequestError } from '../errors.ts';
 import type { KernelClock } from '../kernels/clocked.ts';
+import { barPlot } from './bar-plot.ts';
 import {
   type ModelOptions,
   openEngine,
@@ -29,6 +30,7 @@ import { mean, median, sum } from './statistics.ts';
 interface Flags extends ModelOptions {
   readonly prompts?: string;
   readonly drafters: string;
+  readonly svg?: string;
   readonly limit?: number;
   readonly maxTokens: number;
   readonly temperature: number;
@@ -42,6 +44,7 @@ export function register(bench: Command): void {
   withModelOptions(bench.command('run').description('drafters against plain decoding, interleaved per question'))
     .option('--prompts <file>', 'JSONL of {id, task, turns | prompt | messages} (default: 28 that come with eaglet)')
     .option('--drafters <list>', 'the first is the baseline', 'none,eagle')
+    .option('--svg <file>', 'draws speedup and acceptance length by task')
     .option('--limit <n>', 'questions at most, taken from the tasks in turn', positiveNumber)
     .option('-n, --max-tokens <n>', 'new tokens per question', positiveNumber, 128)
     .option('-t, --temperature <x>', '0 takes the likeliest token', realNumber, 0)
@@ -126,6 +129,7 @@ function report(rows: readonly Row[], contestants: readonly Contestant[], flags:
     summary: summarise(rows, drafters),
   };
   if (flags.json !== undefined) writeFileSync(flags.json, `${JSON.stringify(whole)}\n`);
+  if (flags.svg !== undefined) writeFileSync(flags.svg, draw(whole.summary));
   print(whole.summary, engine, flags);
 }
 
@@ -207,7 +211,7 @@ interface DrafterSummary extends TaskSummary {
   /** Milliseconds per round. */
   readonly roundMs: number;
   readonly phases: Phases;
-  /** Of a round: what the head takes, its tree's growth included. */
+  /** Of a round: what drafting takes, its tree's growth included. */
   readonly draftShare: number;
   readonly acceptanceByDepth: readonly DepthAcceptance[];
   readonly byTask: Readonly<Record<string, TaskSummary>>;
@@ -306,7 +310,7 @@ function print(summary: Summary, { kernels }: Engine, { verify, temperature }: F
   write('\n');
   for (const [name, { acceptanceByDepth, draftShare }] of drafters) {
     if (acceptanceByDepth.length === 0) continue;
-    write(`${name}: the head takes ${(draftShare * 100).toFixed(1)} % of a round\n`);
+    write(`${name}: drafting takes ${(draftShare * 100).toFixed(1)} % of a round\n`);
     write(
       formatTable(
         ['depth', ...acceptanceByDepth.map((_, i) => `${i + 1}`)],
@@ -332,4 +336,31 @@ function print(summary: Summary, { kernels }: Engine, { verify, temperature }: F
       ]),
     ),
   );
+}
+
+/** By task, and over all. */
+function draw(summary: Summary): string {
+  const drafters = Object.entries(summary);
+  const tasks = Object.keys(drafters[0]![1].byTask);
+  const series = (pick: (gain: TaskSummary) => number) =>
+    drafters.map(([name, whole]) => ({
+      name,
+      values: [...tasks.map((task) => whole.byTask[task]), whole].map((gain) => gain && pick(gain)),
+    }));
+  const groups = [...tasks, 'all'];
+  return barPlot([
+    {
+      title: 'Speed',
+      yLabel: `times ${drafters[0]![0]}`,
+      groups,
+      series: series(({ speedup }) => speedup),
+      level: 1,
+    },
+    {
+      title: 'Acceptance length',
+      yLabel: 'tokens a round',
+      groups,
+      series: series(({ acceptanceLength }) => acceptanceLength),
+    },
+  ]);
 }

@@ -17,8 +17,6 @@ const MOST_ROWS = 8;
 const MOST_LEVELS = 8;
 /** Of a drafter that takes none: a passage that is copied goes on and on. */
 const MOST_FREE_LEVELS = 24;
-/** A forward that takes less is none. */
-const NEGLIGIBLE_MS = 1e-6;
 /** Expansions over which the worth of looking further is taken. */
 const WORTH_ROUNDS = 20;
 /** What it is taken for before anything was seen. */
@@ -82,7 +80,7 @@ export class BudgetGrower implements TreeGrower {
   /** @param vocabSize of the drafter: it has no more guesses after a node. */
   constructor(budget: TreeBudget, vocabSize: number, grafter?: Grafter) {
     this.budget = budget;
-    this.maxLevels = budget.draft.at(1) < NEGLIGIBLE_MS ? MOST_FREE_LEVELS : MOST_LEVELS;
+    this.maxLevels = budget.isFree ? MOST_FREE_LEVELS : MOST_LEVELS;
     this.#worth = new Float64Array(this.maxLevels + 1).fill(FIRST_WORTH);
     this.branching = Math.min(MOST_GUESSES, vocabSize);
     this.#grafter = grafter;

@@ -25,6 +25,8 @@ const MOST_CREDIT = 2;
 const MOST_LOST = 2;
 /** Tokens a round that drafting may lose before it pauses: below this, differences are those of chance and of the clock. */
 const TOLERANCE = 0.02;
+/** Drafts that take less cost nothing. */
+const NEGLIGIBLE_MS = 1e-6;
 const SHORTEST_PAUSE = 8;
 /** A trial costs about a plain round; in 256 that is nothing. */
 const LONGEST_PAUSE = 256;
@@ -87,6 +89,11 @@ export class TreeBudget {
    */
   tokensOf(nodes: number): number {
     return 1 + (this.#promisedByChosen === 0 ? 0 : (this.#promised[nodes]! * this.#accepted) / this.#promisedByChosen);
+  }
+
+  /** Whether the drafter takes no time: then there is nothing to be saved by pauses, only rows of the target. */
+  get isFree(): boolean {
+    return this.draft.at(1) < NEGLIGIBLE_MS;
   }
 
   /** Whether the next round shall have drafts; asked once a round. */
@@ -178,6 +185,7 @@ export class TreeBudget {
   }
 
   #stop(): void {
+    if (this.isFree) return;
     this.#plainRounds = this.#pause;
     this.#pause = Math.min(2 * this.#pause, LONGEST_PAUSE);
     // The next trial begins anew, so that a text that has changed is not held to what was.

@@ -282,10 +282,14 @@ describe('bench', () => {
       'static:4',
       '--json',
       out,
+      '--svg',
+      `${out}.svg`,
     ]);
     expect(code).toBe(0);
+    // The page; in each of two panels two drafters' bars for two tasks and for all.
+    expect(readFileSync(`${out}.svg`, 'utf8').match(/<rect/g)).toHaveLength(1 + 2 * 2 * 3);
     expect(stdout).toContain('outside native calls');
-    expect(stdout).toMatch(/eagle: the head takes \d+\.\d % of a round\ndepth +1/);
+    expect(stdout).toMatch(/eagle: drafting takes \d+\.\d % of a round\ndepth +1/);
     const report = json(readFileSync(out, 'utf8')) as { rows: object[]; summary: Record<string, object> };
     expect(report.rows).toHaveLength(4);
     expect(report.rows[0]).toMatchObject({

@@ -225,6 +225,22 @@ describe('a head that is never right, and sure of it', () => {
   });
 });
 
+it('never pauses drafts that cost nothing', () => {
+  const budget = new TreeBudget({ target: [{ rows: 1, ms: 10 }], draft: [{ rows: 1, ms: 0 }] });
+  for (let round = 0; round < 100; round++) {
+    expect(budget.wantsDrafts()).toBe(true);
+    budget.settle(1, 4, 15, 0); // four rows for one token
+  }
+  const paid = new TreeBudget({ target: [{ rows: 1, ms: 10 }], draft: [{ rows: 1, ms: 1 }] });
+  let pauses = 0;
+  for (let round = 0; round < 100; round++) {
+    const wanted = paid.wantsDrafts();
+    pauses += Number(!wanted);
+    paid.settle(1, wanted ? 4 : 1, wanted ? 15 : 10, wanted ? 1 : undefined);
+  }
+  expect(pauses).toBeGreaterThan(50);
+});
+
 it('decodes plainly where the head costs as much as the target', () => {
   const world: World = { targetMs: () => 6, headMs: () => 12, stands: (said) => said };
   const { tokens, ms } = decode(auto(world), world, 1000);
