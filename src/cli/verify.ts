@@ -2,7 +2,6 @@ import { createHash } from 'node:crypto';
 import type { Command } from 'commander';
 import type { DrafterName } from '../draft/registry.ts';
 import type { Engine, TextOptions } from '../engine.ts';
-import { RequestError } from '../errors.ts';
 import {
   type ModelOptions,
   openEngine,
@@ -51,8 +50,6 @@ interface Difference {
 async function verify(flags: Flags): Promise<void> {
   using engine = await openEngine(flags);
   const drafters = engine.drafters.filter((name) => name !== 'none');
-  if (drafters.length === 0)
-    throw new RequestError('--head', 'no draft head is loaded, so there is nothing to compare');
   const prompts = readPrompts(flags.prompts ?? DEFAULT_PROMPTS, flags.limit);
   // Greedy, and drawn with a seed.
   const temperatures = flags.temperature === undefined ? [0, 0.8] : [flags.temperature];
