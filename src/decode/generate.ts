@@ -155,6 +155,7 @@ export function* generate(
     for (let i = 0; options.onLogits !== undefined && i < kept; i++)
       options.onLogits(length - kept + i, output.logits.row(verdict.path[i]!));
     sequence.commit(verdict.path, kept);
+    drafter.observeProposal?.(output.logits);
     drafter.observe(batch.tokens, output.features, verdict.path, kept);
     drafter.settle?.(verdict.path, verdict.pathLength, verdict.bonus, verified - drafted);
     times.draft = drafted - began;

@@ -24,6 +24,12 @@ export interface Drafter extends Disposable {
   /** A tree below `root`, the token drawn last. Nodes deeper than `maxDepth` would pass a limit and must not be proposed. */
   propose(root: number, maxDepth: number): DraftTree;
   /**
+   * What the target says after every node of the last proposal, those that fell too: for drafters that ask it something by their nodes.
+   * Called after every round, before its rows are observed.
+   * @param logits [tree.size, V], row i after node i; valid during the call only, and to be left as they are.
+   */
+  observeProposal?(logits: Tensor): void;
+  /**
    * How the last proposal fared, for drafters that learn from it.
    * @param path nodes that stand, root first, `pathLength` of them. @param bonus the token after the last.
    * @param forwardMs milliseconds of the target's forward over the tree.

@@ -423,7 +423,8 @@ describe.each(REGISTERED)('caches, $label', ({ make }) => {
     for (let k = 1; k <= 12; k++) {
       const inner = make(target, CONTEXT);
       using drafter = new CorrectedDrafter(inner, text);
-      if (inner.budget !== undefined) return; // it has learned, the fresh one has not
+      // It has learned, the fresh one has not.
+      if (inner.budget !== undefined || inner.observeProposal !== undefined) return;
       using cache = target.createCache(1, CAPACITY);
       run(target, drafter, cache, prompt, { maxTokens: k });
       const end = prompt.length + k;
@@ -434,6 +435,56 @@ describe.each(REGISTERED)('caches, $label', ({ make }) => {
       expect(got).toEqual(nodesOf(fresh.propose(text[end - 1]!, 4)));
     }
   });
+});
+
+/** Keeps what it is shown, in the order of calls: trees of its own, logits after their nodes, numbers of rows that were committed. */
+class AskingDrafter extends ScriptedDrafter {
+  readonly seen: (DraftTree | Float32Array[] | number)[] = [];
+
+  override propose(root: number, maxDepth: number): DraftTree {
+    const tree = super.propose(root, maxDepth);
+    this.seen.push(tree);
+    return tree;
+  }
+
+  observeProposal(logits: Tensor): void {
+    this.seen.push(Array.from({ length: logits.rows }, (_, row) => logits.row(row).slice()));
+  }
+
+  override observe(tokens: Int32Array, features: Tensor, rows: Int32Array, count: number): void {
+    super.observe(tokens, features, rows, count);
+    this.seen.push(count);
+  }
+}
+
+it("every round shows the drafter the target's logits after all its nodes, those that fell too", () => {
+  const prompt = promptOf(5);
+  const options = { temperature: 1, seed: 6, maxTokens: 14 };
+  const text = [...prompt, ...plain(target, prompt, options).ids];
+  using drafter = new AskingDrafter(({ position, maxDepth }) => {
+    const [right, next] = text.slice(position + 1);
+    if (right === undefined || next === undefined || maxDepth < 2) return [];
+    const wrong = (right + 1) % vocabSize;
+    return [
+      [0, wrong],
+      [0, right],
+      [1, 7],
+      [2, next],
+      [2, wrong],
+    ];
+  });
+  using cache = target.createCache(1, CAPACITY);
+  expect(run(target, drafter, cache, prompt, options).drafted).toBeGreaterThan(5);
+  let length = drafter.seen.shift() as number; // of the text but for the root: prefill's
+  expect(length).toBe(prompt.length);
+  while (drafter.seen.length > 0) {
+    const [tree, logits, kept] = drafter.seen.splice(0, 3) as [DraftTree, Float32Array[], number];
+    const paths = [text.slice(0, length + 1)];
+    for (let node = 1; node < tree.size; node++) paths.push([...paths[tree.parents[node]!]!, tree.tokens[node]!]);
+    expect(logits).toEqual(paths.map((path) => logitsOf(target, path)));
+    length += kept;
+  }
+  expect(length).toBe(text.length - 1);
 });
 
 describe('a drafter that breaks the rules is named, before the target sees anything', () => {

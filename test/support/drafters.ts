@@ -70,6 +70,10 @@ export class CorrectedDrafter implements Drafter {
     this.#inner.observe(tokens, features, rows, count);
   }
 
+  observeProposal(logits: Tensor): void {
+    this.#inner.observeProposal?.(logits);
+  }
+
   propose(root: number, maxDepth: number): DraftTree {
     const tree = this.#inner.propose(root, maxDepth);
     const depths = [0];
