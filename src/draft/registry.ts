@@ -10,6 +10,8 @@ import type { Drafter } from './drafter.ts';
 import { EagleDrafter, EagleForwards } from './eagle.ts';
 import type { EagleHead } from './eagle-head.ts';
 import { HybridDrafter } from './hybrid.ts';
+import { LookaheadDrafter } from './lookahead.ts';
+import { checkLookahead, DEFAULT_LOOKAHEAD, type LookaheadOptions } from './lookahead-options.ts';
 import { NoDrafter } from './none.ts';
 import { PromptLookupDrafter } from './prompt-lookup.ts';
 import type { TreePolicy } from './tree-policy.ts';
@@ -25,6 +27,8 @@ export interface DrafterParts {
   readonly openDraftModel?: (() => TargetModel) | undefined;
   /** The tree that was asked for; absent leaves it to the budget. */
   readonly tree?: TreePolicy | undefined;
+  /** The lookahead that was asked for. */
+  readonly lookahead?: LookaheadOptions | undefined;
   /** Costs that are known already, or else measured, for a drafter with these forwards of its own; absent, they are measured. */
   readonly costs?: ((name: DrafterName, forwards: DraftForwards | undefined) => TreeCosts) | undefined;
 }
@@ -38,6 +42,7 @@ const REGISTRY = {
   draft: makeDraftModel,
   'prompt-lookup': makePromptLookup,
   hybrid: makeHybrid,
+  lookahead: makeLookahead,
 } satisfies Readonly<Record<string, Make>>;
 
 export type DrafterName = keyof typeof REGISTRY;
@@ -46,6 +51,12 @@ export const DRAFTERS = Object.keys(REGISTRY) as readonly DrafterName[];
 /** The named drafter, which the caller owns; undefined where `parts` lacks what it is made of. */
 export function createDrafter(name: DrafterName, parts: DrafterParts): Drafter | undefined {
   return REGISTRY[name](parts);
+}
+
+function makeLookahead({ target, contextSize, lookahead }: DrafterParts): Drafter {
+  // The one by default was not made for this context: where it does not fit, only guesses would be drafted.
+  if (lookahead !== undefined) checkLookahead(lookahead, contextSize);
+  return new LookaheadDrafter(target, lookahead ?? DEFAULT_LOOKAHEAD, contextSize);
 }
 
 /** The tree that was asked for, or else what pays; `forwards` are the drafter's own, to be timed. */
