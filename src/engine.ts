@@ -14,6 +14,7 @@ import { CostCache, fingerprint } from './draft/cost-cache.ts';
 import { type CostCurve, type DraftForwards, measureDraft, measureTarget, type TreeCosts } from './draft/costs.ts';
 import type { Drafter } from './draft/drafter.ts';
 import { EagleHead } from './draft/eagle-head.ts';
+import { checkLookahead, type LookaheadOptions } from './draft/lookahead-options.ts';
 import { createDrafter, DRAFTERS, type DrafterName } from './draft/registry.ts';
 import { type TreeOption, treePolicy } from './draft/tree-option.ts';
 import type { TreePolicy } from './draft/tree-policy.ts';
@@ -46,6 +47,8 @@ export interface EngineOptions {
   readonly treeSize?: number;
   /** The EAGLE drafter's tree: by default `auto`, what pays on this machine and text. `{ kind: 'static', nodes }` is what `treeSize` asks for. */
   readonly tree?: TreeOption;
+  /** The lookahead drafter's window, n-grams and guesses; by default small ones. */
+  readonly lookahead?: LookaheadOptions;
   /** Measures what forwards cost, instead of taking what an earlier load on this machine has measured. */
   readonly remeasure?: boolean;
   /** Instead of `$EAGLET_CACHE`, `$XDG_CACHE_HOME/eaglet` or `~/.cache/eaglet`: for models and measured costs. */
@@ -148,7 +151,9 @@ export class Engine implements Disposable {
     if (!Number.isInteger(contextSize) || contextSize < 2)
       throw new RequestError('contextSize', `must be a whole number of at least 2, got ${contextSize}`);
     this.contextSize = Math.min(contextSize, config.contextLength);
-    const wanted = readTree(options, this.contextSize); // refused before anything is loaded
+    // Both are refused before anything is loaded.
+    const wanted = readTree(options, this.contextSize);
+    if (options.lookahead !== undefined) checkLookahead(options.lookahead, this.contextSize);
     this.tokenizer = tokenizer && buildTokenizer(tokenizer, checkpoint.path);
     if (draft !== undefined) checkTokens(this.tokenizer, draft, config.vocabSize);
     const template = chatTemplateOf(checkpoint);
@@ -174,6 +179,7 @@ export class Engine implements Disposable {
         target: this.target,
         contextSize: this.contextSize,
         tree: wanted,
+        lookahead: options.lookahead,
         openHead: headDirectory === undefined ? undefined : () => (head ??= openHead(this.target, headDirectory)),
         openDraftModel:
           draft && ((): TargetModel => loadTarget(kernels, draft.config, draft.source, { dtype: DRAFT_DTYPE })),

@@ -5,6 +5,7 @@ export type { DepthAcceptance, DraftCounters, GenerationStats } from './decode/s
 export { type RoundTrace, traceRound } from './decode/trace.ts';
 export { VERIFIERS, type VerifierName } from './decode/verifier.ts';
 export type { Drafter } from './draft/drafter.ts';
+export type { LookaheadOptions } from './draft/lookahead-options.ts';
 export { DRAFTERS, type DrafterName } from './draft/registry.ts';
 export type { DraftTree } from './draft/tree.ts';
 export type { TreeOption } from './draft/tree-option.ts';

@@ -3,6 +3,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { resolveModel } from '../checkpoint/hub.ts';
 import { VERIFIERS, type VerifierName } from '../decode/verifier.ts';
+import { type LookaheadOptions, parseLookahead } from '../draft/lookahead-options.ts';
 import { DRAFTERS, type DrafterName } from '../draft/registry.ts';
 import { parseTreeOption, type TreeOption } from '../draft/tree-option.ts';
 import { DEFAULT_MODEL, type Engine, type EngineOptions, loadEngine } from '../engine.ts';
@@ -21,6 +22,7 @@ export interface ModelOptions {
   readonly contextSize?: number;
   readonly treeSize?: number;
   readonly tree?: TreeOption;
+  readonly lookahead?: LookaheadOptions;
 }
 
 export interface SamplingFlags {
@@ -59,13 +61,16 @@ export function realNumber(text: string): number {
   return value;
 }
 
-function treeOption(text: string): TreeOption {
-  try {
-    return parseTreeOption(text);
-  } catch (error) {
-    throw error instanceof RangeError ? new InvalidArgumentError(error.message) : error;
-  }
-}
+/** What `parse` makes of an argument; what it refuses is a wrong argument. */
+const parsedBy =
+  <T>(parse: (text: string) => T): ((text: string) => T) =>
+  (text) => {
+    try {
+      return parse(text);
+    } catch (error) {
+      throw error instanceof RangeError ? new InvalidArgumentError(error.message) : error;
+    }
+  };
 
 /** The target alone, for commands that draft nothing. */
 export function withTargetOptions(command: Command): Command {
@@ -88,7 +93,12 @@ export function withModelOptions(command: Command): Command {
     .option(
       '--tree <tree>',
       'chain:depth, static, static:nodes, dynamic:depth,topk,total, or a JSON file of child ranks',
-      treeOption,
+      parsedBy(parseTreeOption),
+    )
+    .option(
+      '--lookahead <w,n,g>',
+      'lookahead: columns of the window, tokens of an n-gram, guesses',
+      parsedBy(parseLookahead),
     );
 }
 

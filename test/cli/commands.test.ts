@@ -40,6 +40,12 @@ describe('the command line', () => {
     [['generate', '--prompt', 'x', '--tree', 'dynamic:5,10'], 'tree: expected auto, chain:DEPTH, static'],
     [['generate', '--prompt', 'x', '--tree', 'no-such-file'], 'got "no-such-file", which cannot be read'],
     [['generate', '--prompt', 'x', '--tree', 'static', '--tree-size', '4'], 'give no treeSize beside it'],
+    [
+      ['generate', '--prompt', 'x', '--lookahead', '5,3'],
+      'lookahead: expected window,ngram,guesses such as 5,3,5, got',
+    ],
+    [['generate', '--prompt', 'x', '--lookahead', '0,3,5'], 'lookahead: window is a whole number of 1..1024, got 0'],
+    [['generate', '--prompt', 'x', '--lookahead', '9,5,5', '-c', '12'], 'need a context of 14 tokens, got 12'],
     [['generate', '--prompt', 'x', '--verify', 'maybe'], 'Allowed choices are match, multi-round'],
     [['verify', '--verify', 'multi-round'], "unknown option '--verify'"],
     [['chatt'], 'Did you mean chat?'],
@@ -132,7 +138,7 @@ describe('verify', () => {
       prompts: 1,
       temperatures: [0, 0.8],
       bits: true,
-      drafters: expect.arrayContaining(['eagle', 'prompt-lookup', 'hybrid']),
+      drafters: expect.arrayContaining(['eagle', 'prompt-lookup', 'hybrid', 'lookahead']),
       differing: [],
     });
     expect(report.comparedTokens).toBeGreaterThan(12);

@@ -299,6 +299,10 @@ describe('requests that cannot be served', () => {
     const loadTree = (tree: TreeOption) => loadEngine({ model, head, dtype: 'f32', tree, contextSize: 40 });
     await expect(loadTree({ kind: 'chain', depth: 0 })).rejects.toThrow('tree: a chain has a depth of 1..1023, got 0');
     await expect(loadTree({ kind: 'chain', depth: 40 })).rejects.toThrow('does not fit in a context of 40');
+    const engines = made.length;
+    const lookahead = { window: 30, ngram: 11, guesses: 2 };
+    await expect(load({ lookahead, contextSize: 40 })).rejects.toThrow('need a context of 41 tokens, got 40');
+    expect(made).toHaveLength(engines); // before anything was loaded
   });
 
   it.each([
