@@ -10,6 +10,7 @@ import type { Drafter } from '../../src/draft/drafter.ts';
 import { EagleDrafter } from '../../src/draft/eagle.ts';
 import { EagleHead } from '../../src/draft/eagle-head.ts';
 import type { DynamicTree } from '../../src/draft/grow.ts';
+import { LookaheadDrafter } from '../../src/draft/lookahead.ts';
 import { NoDrafter } from '../../src/draft/none.ts';
 import { type DraftTree, MAX_TREE_NODES, shapeFromPaths, staticShape } from '../../src/draft/tree.ts';
 import type { TreePolicy } from '../../src/draft/tree-policy.ts';
@@ -125,6 +126,8 @@ const DRAFTERS: Readonly<Record<string, Make>> = {
   'random head, draft vocabulary': (model) => eagle(model, tinyHead(model, { draftVocabSize: 24 }), staticShape(8)),
   'random head, dynamic tree, draft vocabulary': (model) =>
     eagle(model, tinyHead(model, { draftVocabSize: 24 }), { ...DYNAMIC, topK: 24, total: 60 }),
+  'lookahead, deeper, with the n-grams of the text': (model) =>
+    new LookaheadDrafter(model, { window: 4, ngram: 5, guesses: 3, fromText: true }, CONTEXT),
   'head of NaN': (model) => eagle(model, new PoisonedHead(model, 1)),
   'head with NaN now and then': (model) => eagle(model, new PoisonedHead(model, 3)),
   'dynamic tree, head with NaN now and then': (model) => eagle(model, new PoisonedHead(model, 3), DYNAMIC),
