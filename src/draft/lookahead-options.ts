@@ -12,7 +12,10 @@ export interface LookaheadOptions {
   readonly fromText?: boolean;
 }
 
-/** Of the settings that the authors' code was run with here (test/golden/lookahead-tiny) the smaller: a CPU pays for every row. */
+/**
+ * Of the settings that the authors' code was run with here (test/golden/lookahead-tiny) the smaller: a CPU pays for every row. Not tuned
+ * by measurement yet.
+ */
 export const DEFAULT_LOOKAHEAD: LookaheadOptions = { window: 5, ngram: 3, guesses: 5 };
 
 /** @throws RangeError for anything but W,N,G, and for a lookahead that fits no model. */
@@ -27,7 +30,7 @@ export function parseLookahead(text: string): LookaheadOptions {
 
 /**
  * @param contextSize tokens of prompt and answer, which the window must fit in.
- * @throws RangeError where it does not, or is not one.
+ * @throws RangeError where it does not fit, or where the options make no tree at all.
  */
 export function checkLookahead(options: LookaheadOptions, contextSize = Number.POSITIVE_INFINITY): void {
   const rule = (what: 'window' | 'ngram' | 'guesses', least: number): void => {

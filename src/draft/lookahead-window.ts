@@ -29,7 +29,7 @@ export class LookaheadWindow {
     this.#columns = new Int32Array(most * ngram);
   }
 
-  /** Fills level 0, spread evenly over the first `length` tokens, which any start serves; the others are empty. */
+  /** Fills level 0 with tokens spread evenly over the first `length` of these; later levels are empty. Where it starts matters little. */
   start(tokens: ArrayLike<number>, length: number): void {
     this.#levels = 1;
     this.width = this.depth + 1;

@@ -1,4 +1,7 @@
-/** A draft tree made of paths: where two begin alike they share their nodes, so that a token is guessed, and paid for, once in a place. */
+/**
+ * A draft tree made of paths: where two begin alike they share their nodes. So a token is paid for once in a place, and no path is lost:
+ * match verification would follow the first of two equal siblings only.
+ */
 import type { DraftTree } from './tree.ts';
 
 export class PathTree implements DraftTree {
