@@ -293,7 +293,7 @@ describe('requests that cannot be served', () => {
     expect(() => engine.encode('hello')).toThrow('the model has no tokenizer');
     await expect(engine.stream(prompt, { drafter: 'eagle' }).next()).rejects.toThrow('"eagle" is not loaded');
     expect(engine.treeSize).toBe(1);
-    expect([engine.defaultDrafter, ...engine.drafters]).toEqual(['none', 'none', 'lookahead']); // which needs no head
+    expect([engine.defaultDrafter, ...engine.drafters]).toEqual(['none', 'none', 'prompt-lookup', 'lookahead']);
     const plain = await drain(engine.stream(prompt, { maxTokens: 24 }));
     expect((await drain(engine.stream(prompt, { maxTokens: 24, drafter: 'lookahead' }))).newIds).toEqual(plain.newIds);
     await expect(load({ contextSize: 1 })).rejects.toThrow('contextSize: must be a whole number of at least 2, got 1');
