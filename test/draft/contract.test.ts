@@ -10,6 +10,7 @@ import type { Drafter } from '../../src/draft/drafter.ts';
 import { EagleDrafter } from '../../src/draft/eagle.ts';
 import { EagleHead } from '../../src/draft/eagle-head.ts';
 import type { DynamicTree } from '../../src/draft/grow.ts';
+import { MedusaDrafter } from '../../src/draft/medusa.ts';
 import { NoDrafter } from '../../src/draft/none.ts';
 import { type DraftTree, MAX_TREE_NODES, shapeFromPaths, staticShape } from '../../src/draft/tree.ts';
 import type { TreePolicy } from '../../src/draft/tree-policy.ts';
@@ -25,7 +26,7 @@ import { CorrectedDrafter, type Script, ScriptedDrafter } from '../support/draft
 import { randomInteger, xorshift } from '../support/random.ts';
 import { registered } from '../support/registered.ts';
 import { lawsAfter, sequencesOf } from '../support/sequences.ts';
-import { TINY_CONFIG, tinyHead, tinyHeadParts, tinyTarget } from '../support/tiny.ts';
+import { TINY_CONFIG, tinyHead, tinyHeadParts, tinyMedusa, tinyTarget } from '../support/tiny.ts';
 
 const kernels = createKernels();
 const target = tinyTarget(kernels);
@@ -125,6 +126,10 @@ const DRAFTERS: Readonly<Record<string, Make>> = {
   'random head, draft vocabulary': (model) => eagle(model, tinyHead(model, { draftVocabSize: 24 }), staticShape(8)),
   'random head, dynamic tree, draft vocabulary': (model) =>
     eagle(model, tinyHead(model, { draftVocabSize: 24 }), { ...DYNAMIC, topK: 24, total: 60 }),
+  'Medusa heads, draft vocabulary': (model) =>
+    new MedusaDrafter(model, tinyMedusa(model, { draftVocabSize: 24 }), staticShape(8)),
+  'Medusa heads of two blocks with LM heads of their own, dynamic tree, draft vocabulary': (model) =>
+    new MedusaDrafter(model, tinyMedusa(model, { layers: 2, own: true, draftVocabSize: 24 }), DYNAMIC),
   'head of NaN': (model) => eagle(model, new PoisonedHead(model, 1)),
   'head with NaN now and then': (model) => eagle(model, new PoisonedHead(model, 3)),
   'dynamic tree, head with NaN now and then': (model) => eagle(model, new PoisonedHead(model, 3), DYNAMIC),
@@ -254,6 +259,8 @@ describe('multi-round verification', () => {
       REGISTERED.map(({ label, make }): [string, Make] => [label, (model) => make(model, CONTEXT)]),
     ),
     'draft vocabulary': (model) => eagle(model, tinyHead(model, { draftVocabSize: 5 }), staticShape(8)),
+    'Medusa heads, draft vocabulary': (model) =>
+      new MedusaDrafter(model, tinyMedusa(model, { draftVocabSize: 5 }), staticShape(8)),
     'head of NaN': (model) => eagle(model, new PoisonedHead(model, 1), staticShape(8)),
     'head with NaN now and then': (model) => eagle(model, new PoisonedHead(model, 3), staticShape(8)),
   };

@@ -4,7 +4,7 @@ import { createDrafter, DRAFTERS } from '../../src/draft/registry.ts';
 import { chainShape, shapeFromPaths, staticShape } from '../../src/draft/tree.ts';
 import type { TreePolicy } from '../../src/draft/tree-policy.ts';
 import type { TargetModel } from '../../src/model/target.ts';
-import { tinyHead } from './tiny.ts';
+import { tinyHead, tinyMedusa } from './tiny.ts';
 
 export const TREES: Readonly<Record<string, TreePolicy>> = {
   'one node': staticShape(1),
@@ -45,7 +45,13 @@ export interface Registered {
 export function registered(sample: TargetModel): readonly Registered[] {
   return DRAFTERS.flatMap((name) => {
     const make = (target: TargetModel, contextSize: number, tree: TreePolicy): Drafter => {
-      const drafter = createDrafter(name, { target, contextSize, tree, openHead: () => tinyHead(target) });
+      const drafter = createDrafter(name, {
+        target,
+        contextSize,
+        tree,
+        openHead: () => tinyHead(target),
+        openMedusa: () => tinyMedusa(target),
+      });
       if (drafter === undefined) throw new Error(`the test has not all that "${name}" is made of`);
       return drafter;
     };
