@@ -7,6 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { type Checkpoint, openCheckpoint } from './checkpoint/checkpoint.ts';
 import { openHeadFiles } from './checkpoint/head.ts';
 import { defaultCacheDir, type FetchProgress, resolveModel } from './checkpoint/hub.ts';
+import { openMedusaFiles } from './checkpoint/medusa.ts';
 import { type GenerateEvent, type GenerateOptions, generate, type Round, type StopReason } from './decode/generate.ts';
 import { type GenerationStats, StatsCollector } from './decode/stats.ts';
 import type { TreeBudget } from './draft/budget.ts';
@@ -14,6 +15,7 @@ import { CostCache, fingerprint } from './draft/cost-cache.ts';
 import type { TreeCosts } from './draft/costs.ts';
 import type { Drafter } from './draft/drafter.ts';
 import { EagleHead } from './draft/eagle-head.ts';
+import { MedusaHeads } from './draft/medusa-heads.ts';
 import { createDrafter, DRAFTERS, type DrafterName } from './draft/registry.ts';
 import { type TreeOption, treePolicy } from './draft/tree-option.ts';
 import type { TreePolicy } from './draft/tree-policy.ts';
@@ -36,13 +38,15 @@ export interface EngineOptions {
   readonly dtype?: ModelDtype;
   /** Directory of an EAGLE head; by default the one that ships for the model. */
   readonly head?: string;
+  /** Directory of Medusa heads. */
+  readonly medusa?: string;
   /** Working threads; by default the physical cores. */
   readonly threads?: number;
   /** Tokens of prompt and answer together; by default what the model was trained for. */
   readonly contextSize?: number;
   /** Nodes of EAGLE's static tree, root included (1..26). */
   readonly treeSize?: number;
-  /** The EAGLE drafter's tree: by default `auto`, what pays on this machine and text. `{ kind: 'static', nodes }` is what `treeSize` asks for. */
+  /** The drafters' tree: by default `auto`, what pays on this machine and text. `{ kind: 'static', nodes }` is what `treeSize` asks for. */
   readonly tree?: TreeOption;
   /** Measures what forwards cost, instead of taking what an earlier load on this machine has measured. */
   readonly remeasure?: boolean;
@@ -92,6 +96,8 @@ export interface TextResult {
 export const HEAD_DTYPE = 'q8';
 /** Curves that have learned from this many rounds are better than those of the next load. */
 const ROUNDS_WORTH_KEEPING = 64;
+/** Who drafts where nobody is asked for: the first of these that is loaded. */
+const PREFERRED: readonly DrafterName[] = ['eagle', 'medusa'];
 export const DEFAULT_MODEL = 'smollm2-135m-instruct';
 
 /** @throws ModelNotFoundError, CheckpointError. */
@@ -150,11 +156,13 @@ export class Engine implements Disposable {
       this.kernels = kernels;
       this.target = this.#own(loadTarget(kernels, config, source, { dtype: options.dtype ?? 'auto' }));
       const headDirectory = options.head ?? shippedHead(reference);
+      const medusaDirectory = options.medusa;
       const parts = {
         target: this.target,
         contextSize: this.contextSize,
         tree: wanted,
         openHead: headDirectory === undefined ? undefined : () => openHead(this.target, headDirectory),
+        openMedusa: medusaDirectory === undefined ? undefined : () => openMedusa(this.target, medusaDirectory),
         costs: (measure: () => TreeCosts): TreeCosts => {
           this.#costs = costCache(kernels, checkpoint.path, headDirectory!, options);
           const known = options.remeasure ? undefined : this.#costs.read();
@@ -199,7 +207,7 @@ export class Engine implements Disposable {
   async *stream(promptIds: readonly number[], options: TextOptions = {}): AsyncGenerator<TextChunk, TextResult, void> {
     if (this.#disposed) throw new DisposedError('the engine');
     if (this.#busy) throw new RequestError('stream', 'another generation is running on this engine');
-    const name = options.drafter ?? (this.#drafters.has('eagle') ? 'eagle' : 'none');
+    const name = options.drafter ?? PREFERRED.find((drafter) => this.#drafters.has(drafter)) ?? 'none';
     const drafter = this.#drafters.get(name);
     if (drafter === undefined)
       throw new RequestError('drafter', `"${name}" is not loaded: give the directory of its head`);
@@ -401,4 +409,9 @@ export function shippedHead(reference: string): string | undefined {
 function openHead(target: TargetModel, directory: string): EagleHead {
   using files = openHeadFiles(directory);
   return new EagleHead(target, files.config, files.source, { dtype: HEAD_DTYPE });
+}
+
+function openMedusa(target: TargetModel, directory: string): MedusaHeads {
+  using files = openMedusaFiles(directory);
+  return new MedusaHeads(target, files.config, files.source, { dtype: HEAD_DTYPE });
 }

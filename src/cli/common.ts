@@ -16,6 +16,7 @@ export interface ModelOptions {
   readonly model: string;
   readonly dtype: ModelDtype;
   readonly head?: string;
+  readonly medusa?: string;
   readonly threads?: number;
   readonly contextSize?: number;
   readonly treeSize?: number;
@@ -81,6 +82,7 @@ export function withTargetOptions(command: Command): Command {
 export function withModelOptions(command: Command): Command {
   return withTargetOptions(command)
     .option('--head <directory>', 'EAGLE head (default: the one shipped for the model)')
+    .option('--medusa <directory>', 'Medusa heads, in either published layout')
     .option('-c, --context-size <n>', 'tokens of prompt and answer together', positiveNumber)
     .option('--tree-size <n>', 'nodes of the draft tree, root included (1..26): --tree static:n', positiveNumber)
     .option(
