@@ -107,7 +107,10 @@ export function withSamplingOptions(command: Command): Command {
 }
 
 export function verifyOption(): Option {
-  return new Option('--verify <how>', 'match: the text of plain decoding; multi-round: of its law only, drafts drawn')
+  return new Option(
+    '--verify <how>',
+    'match: the text of plain decoding; multi-round: of its law only, drafts drawn; typical: lossy, as Medusa’s',
+  )
     .choices(VERIFIERS)
     .default('match');
 }

@@ -341,7 +341,7 @@ describe('multi-round verification', () => {
     using cache = target.createCache(1, CAPACITY);
     const options = { verify: 'maybe' as 'match' };
     expect(() => run(target, new NoDrafter(), cache, promptOf(3), options)).toThrow(
-      'verify: must be one of match, multi-round, got "maybe"',
+      'verify: must be one of match, multi-round, typical, got "maybe"',
     );
   });
 });
