@@ -87,7 +87,7 @@ export function withModelOptions(command: Command): Command {
     .option('--tree-size <n>', 'nodes of the draft tree, root included (1..26): --tree static:n', positiveNumber)
     .option(
       '--tree <tree>',
-      'chain:depth, static, static:nodes, dynamic:depth,topk,total, or a JSON file of child ranks',
+      'chain:depth, static, static:nodes, medusa:name, dynamic:depth,topk,total, or a JSON file of child ranks',
       treeOption,
     );
 }
