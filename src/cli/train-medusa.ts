@@ -1,5 +1,6 @@
 /** Medusa heads for a model, from nothing but the model, on the same text as every other drafter. */
 import type { Command } from 'commander';
+import { growMedusaTree } from '../draft/medusa-tree.ts';
 import { DEFAULT_DRAFT_VOCABULARY } from '../train/eagle-run.ts';
 import { MEDUSA_ADAMW, MedusaRun, type MedusaRunOptions } from '../train/medusa-run.ts';
 import { saveMedusa } from '../train/save.ts';
@@ -11,6 +12,9 @@ interface Flags extends TrainingFlags {
   readonly layers: number;
   readonly draftVocab?: number;
 }
+
+/** Below the root, of the tree that is saved with the heads: as many as the authors'. */
+const TREE_NODES = 63;
 
 export function register(parent: Command): void {
   const command = parent
@@ -45,7 +49,12 @@ function course(flags: Flags): Course<MedusaRun> {
     },
     facts: ({ coverage }) => ({ draftVocabularyCoverage: coverage }),
     card: (agreement) =>
-      `Published Medusa layout, version 2: embedding and LM head are the target's. Share of held-back text's own tokens that are the best guess, 2, 3, … places ahead: ${agreement.map((share) => share.toFixed(2)).join(', ')}.`,
-    save: (directory, { heads }, texts, { kernels }) => saveMedusa(directory, kernels, heads, flags.model, texts),
+      `Published Medusa layout, version 2: embedding and LM head are the target's. Share of held-back text's own tokens that are the best guess, 2, 3, … places ahead: ${agreement.map((share) => share.toFixed(2)).join(', ')}. \`tree.json\` is a tree grown from their accuracies by rank.`,
+    save(directory, run, { provenance, card }, { kernels }) {
+      const accuracies = run.accuracies();
+      const tree = growMedusaTree(accuracies, { nodes: TREE_NODES });
+      const texts = { provenance: { ...provenance, accuracies }, card };
+      saveMedusa(directory, kernels, run.heads, { base: flags.model, tree }, texts);
+    },
   };
 }

@@ -7,6 +7,7 @@ import type { TensorSource } from '../tensor/source.ts';
 import { coverage, draftVocabulary } from './draft-vocabulary.ts';
 import { DEFAULT_DRAFT_VOCABULARY } from './eagle-run.ts';
 import type { TextFeatures } from './feature-store.ts';
+import { headAccuracies } from './head-accuracies.ts';
 import { draftOffsets } from './initial-head.ts';
 import { MedusaTraining } from './medusa.ts';
 import type { AdamWOptions } from './optimizer.ts';
@@ -23,10 +24,15 @@ export interface MedusaRunOptions extends RunOptions {
 /** The authors': PyTorch's, but for the decay. */
 export const MEDUSA_ADAMW: AdamWOptions = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 };
 
+/** Of a head's guesses, those that a tree may have use for; the authors' trees go as far. */
+const RANKS = 10;
+
 export class MedusaRun extends TrainingRun {
   readonly heads: MedusaHeads;
   /** Share of the counting tokens that the draft vocabulary holds. */
   readonly coverage: number;
+  readonly #target: TargetModel;
+  readonly #features: TextFeatures;
 
   /** @throws RequestError where the directory's checkpoint is of another run. */
   constructor(directory: string, target: TargetModel, features: TextFeatures, options: MedusaRunOptions) {
@@ -42,7 +48,17 @@ export class MedusaRun extends TrainingRun {
     const heads = new MedusaHeads(target, config, source, { dtype: 'f32' });
     super(directory, features, new MedusaTraining(target.kernels, heads, target.config), options);
     this.heads = heads;
+    this.#target = target;
+    this.#features = features;
     this.coverage = targetIds === undefined ? 1 : coverage(texts, targetIds);
+  }
+
+  /** On the texts held back: [heads][RANKS]. */
+  accuracies(): number[][] {
+    const { heldBack } = splitTexts(this.#features, this.options.heldBackEvery);
+    const texts = heldBack.map((index) => this.#features.read(index));
+    const { kernels, config } = this.#target;
+    return headAccuracies(kernels, this.heads, texts, { ranks: RANKS, d: config.hiddenSize });
   }
 
   override [Symbol.dispose](): void {

@@ -37,14 +37,14 @@ export function saveHead(directory: string, kernels: Kernels, head: EagleHead, t
 }
 
 /**
- * Heads that share the target's LM head, in the authors' version 2.
- * @param target what they are for, as the user called it. @throws RequestError where the directory exists.
+ * Heads that share the target's LM head, in the authors' version 2, and `tree.json`, a tree for them.
+ * @param base the target, as the user called it. @param tree paths of child ranks. @throws RequestError where the directory exists.
  */
 export function saveMedusa(
   directory: string,
   kernels: Kernels,
   heads: MedusaHeads,
-  target: string,
+  { base, tree }: { readonly base: string; readonly tree: readonly (readonly number[])[] },
   texts: SavedTexts,
 ): void {
   const { config, targetIds } = heads;
@@ -53,11 +53,12 @@ export function saveMedusa(
   const published = {
     medusa_num_heads: config.heads,
     medusa_num_layers: config.layers,
-    base_model_name_or_path: target,
+    base_model_name_or_path: base,
     version: '2',
     ...(targetIds !== undefined && { draft_vocab_size: targetIds.length }),
   };
-  saveDirectory(directory, published, tensors, texts, 'medusa_lm_head.safetensors');
+  const others = { 'tree.json': `${JSON.stringify(tree)}\n` };
+  saveDirectory(directory, published, tensors, texts, { weights: 'medusa_lm_head.safetensors', others });
 }
 
 /** A whole model, but for its tokenizer. @throws RequestError where the directory exists. */
@@ -115,7 +116,10 @@ function saveDirectory(
   config: Readonly<Record<string, unknown>>,
   tensors: readonly TensorToWrite[],
   { provenance, card }: SavedTexts,
-  weights = 'model.safetensors',
+  {
+    weights = 'model.safetensors',
+    others = {},
+  }: { readonly weights?: string; readonly others?: Readonly<Record<string, string>> } = {},
 ): void {
   requireAbsent(directory);
   // Beside its place until it is whole.
@@ -128,6 +132,7 @@ function saveDirectory(
     write('config.json', `${JSON.stringify(config, undefined, 2)}\n`);
     write('provenance.json', `${JSON.stringify(provenance, undefined, 2)}\n`);
     write('README.md', card);
+    for (const [file, text] of Object.entries(others)) write(file, text);
     renameSync(making, directory);
     syncDirectory(dirname(directory));
   } catch (error) {

@@ -53,6 +53,8 @@ describe('train medusa', () => {
       expect(drafted.stats.treeSize).toBeGreaterThan(20); // two levels of the tree's four
     }
     await write('--drafter', 'medusa', '-t', '0.8', '--verify', 'typical');
+    const { stats } = await write('--drafter', 'medusa', '--tree', join(heads, 'tree.json'));
+    expect(stats.treeSize).toBeGreaterThan(1);
 
     const again = await eaglet(args);
     expect(again.code).toBe(1);

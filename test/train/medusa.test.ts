@@ -5,13 +5,15 @@ import { afterAll, expect, it } from 'vitest';
 import { openMedusaFiles } from '../../src/checkpoint/medusa.ts';
 import { FeatureReader } from '../../src/decode/features.ts';
 import { MedusaHeads } from '../../src/draft/medusa-heads.ts';
+import { parseTreeOption } from '../../src/draft/tree-option.ts';
 import { createKernels } from '../../src/kernels/choose.ts';
 import { ScratchTensor } from '../../src/tensor/tensor.ts';
+import { headAccuracies } from '../../src/train/head-accuracies.ts';
 import { LiveFeatures } from '../../src/train/live-features.ts';
 import { rowMajor } from '../../src/train/matrices.ts';
 import { MedusaTraining } from '../../src/train/medusa.ts';
 import { MEDUSA_ADAMW, MedusaRun, type MedusaRunOptions } from '../../src/train/medusa-run.ts';
-import { saveMedusa } from '../../src/train/save.ts';
+import { type SavedTexts, saveMedusa } from '../../src/train/save.ts';
 import type { EncodedText, TrainingText } from '../../src/train/unroll.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
 import { tinyMedusa, tinyTarget } from '../support/tiny.ts';
@@ -78,8 +80,18 @@ it('begins as the LM head, learns, and goes on after a break to the same bits', 
     expect(agreement).toBeGreaterThan(0.6);
   }
 
+  // By rank: what is had at the first is the agreement, for nothing is outside the draft vocabulary here.
+  for (const [head, ranks] of run.accuracies().entries()) {
+    expect(ranks).toHaveLength(10);
+    expect(ranks[0]).toBeCloseTo(after[head]!.agreement, 10);
+    expect(ranks.reduce((sum, share) => sum + share)).toBeLessThan(1 + 1e-9);
+  }
+
   const out = join(scratch, 'heads');
-  saveMedusa(out, kernels, run.heads, 'tiny', { provenance: { updates: 1 }, card: '# heads\n' });
+  const save = (saved: SavedTexts): void =>
+    saveMedusa(out, kernels, run.heads, { base: 'tiny', tree: [[0], [1]] }, saved);
+  save({ provenance: { updates: 1 }, card: '# heads\n' });
+  expect(parseTreeOption(join(out, 'tree.json'))).toEqual({ kind: 'paths', paths: [[0], [1]] });
   expect(JSON.parse(readFileSync(join(out, 'config.json'), 'utf8'))).toEqual({
     medusa_num_heads: 3,
     medusa_num_layers: 2,
@@ -93,7 +105,7 @@ it('begins as the LM head, learns, and goes on after a break to the same bits', 
   const wanted = run.heads.logits(feature, 3);
   const got = saved.logits(feature, 3);
   for (let i = 0; i < 3 * 48; i++) expect(Math.abs(got.data[i]! - wanted.data[i]!)).toBeLessThan(0.05); // f16
-  expect(() => saveMedusa(out, kernels, run.heads, 'tiny', { provenance: {}, card: '' })).toThrow('must not exist yet');
+  expect(() => save({ provenance: {}, card: '' })).toThrow('must not exist yet');
 });
 
 it('a token counts where the mask says so and the heads can guess it, 2 + i places behind the feature', () => {
@@ -113,6 +125,11 @@ it('a token counts where the mask says so and the heads can guess it, 2 + i plac
   expect(rows([short, long, short])).toEqual([3, 2, 2]);
   expect(rows([short])).toEqual([0, 0, 0]);
   expect(training.gradients([short]).map(({ classification }) => classification)).toEqual([0, 0, 0]);
+  const accuracies = headAccuracies(kernels, heads, [long], { ranks: 48, d: hiddenSize });
+  // Ranks are a permutation: what can be guessed is had somewhere, 11 nowhere.
+  expect(accuracies.map((ranks) => ranks.reduce((sum, share) => sum + share))).toEqual(
+    [3 / 4, 2 / 3, 2 / 3].map((share) => expect.closeTo(share, 10)),
+  );
   // Text that does not count, and texts beside it, change nothing.
   const loss = training.evaluate([long]);
   expect(training.evaluate([short, long])).toEqual(loss);
