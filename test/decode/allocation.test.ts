@@ -6,17 +6,20 @@ import { type GenerateOptions, generate } from '../../src/decode/generate.ts';
 import { StatsCollector } from '../../src/decode/stats.ts';
 import type { Drafter } from '../../src/draft/drafter.ts';
 import { EagleDrafter } from '../../src/draft/eagle.ts';
+import { MedusaDrafter } from '../../src/draft/medusa.ts';
 import { NoDrafter } from '../../src/draft/none.ts';
 import { staticShape } from '../../src/draft/tree.ts';
 import { createKernels } from '../../src/kernels/choose.ts';
-import { TINY_CONFIG, tinyHead, tinyTarget } from '../support/tiny.ts';
+import { TINY_CONFIG, tinyHead, tinyMedusa, tinyTarget } from '../support/tiny.ts';
 
 setFlagsFromString('--expose-gc');
 setFlagsFromString('--no-concurrent-recompilation'); // or a busy machine measures code that waits for its compiler
 const collect = runInNewContext('gc') as () => void;
 
 const kernels = createKernels();
-const target = tinyTarget(kernels, { config: { ...TINY_CONFIG, contextLength: 2048 } });
+/** More than all windows' rounds fill, at the acceptance of random heads. */
+const CONTEXT = 3072;
+const target = tinyTarget(kernels, { config: { ...TINY_CONFIG, contextLength: CONTEXT } });
 afterAll(() => {
   target[Symbol.dispose]();
   kernels.dispose();
@@ -38,9 +41,10 @@ const typical = (values: readonly number[]): number => [...values].sort((a, b) =
 
 const DRAFTERS: Readonly<Record<string, () => Drafter>> = {
   none: () => new NoDrafter(),
-  eagle: () => new EagleDrafter(target, tinyHead(target), staticShape(12), 2048),
+  eagle: () => new EagleDrafter(target, tinyHead(target), staticShape(12), CONTEXT),
   'eagle, dynamic tree': () =>
-    new EagleDrafter(target, tinyHead(target), { kind: 'dynamic', depth: 3, topK: 4, total: 12 }, 2048),
+    new EagleDrafter(target, tinyHead(target), { kind: 'dynamic', depth: 3, topK: 4, total: 12 }, CONTEXT),
+  medusa: () => new MedusaDrafter(target, tinyMedusa(target), staticShape(12)),
 };
 const LAWS: Readonly<Record<string, GenerateOptions>> = {
   greedy: {},
@@ -53,10 +57,10 @@ const LAWS: Readonly<Record<string, GenerateOptions>> = {
 beforeAll(() => {
   for (const make of Object.values(DRAFTERS)) {
     using drafter = make();
-    using cache = target.createCache(1, 2048 + 16);
+    using cache = target.createCache(1, CONTEXT + 16);
     for (const options of Object.values(LAWS)) {
       const collector = new StatsCollector(3);
-      for (const event of generate(target, drafter, cache, [1, 2, 3], options))
+      for (const event of generate(target, drafter, cache, [1, 2, 3], { ...options, maxTokens: 2000 }))
         if (event.type === 'round') collector.round(event, event.tokens.length, 1.5);
     }
   }
@@ -65,7 +69,7 @@ beforeAll(() => {
 describe.each(Object.entries(DRAFTERS))('%s', (_, make) => {
   it.each(Object.entries(LAWS))('%s', (_, options) => {
     using drafter = make();
-    using cache = target.createCache(1, 2048 + 16);
+    using cache = target.createCache(1, CONTEXT + 16);
     const rounds = generate(target, drafter, cache, [1, 2, 3], options);
     const collector = new StatsCollector(3); // counting costs nothing either
     const step = (): void => {
