@@ -4,7 +4,7 @@
  */
 import { z } from 'zod';
 import type { HeadConfig } from '../draft/head-config.ts';
-import type { MedusaConfig } from '../draft/medusa-config.ts';
+import { type MedusaConfig, MOST_MEDUSA_HEADS, MOST_MEDUSA_LAYERS } from '../draft/medusa-config.ts';
 import { CheckpointError } from '../errors.ts';
 import type { ModelConfig } from '../model/config.ts';
 
@@ -119,10 +119,9 @@ const headSchema = z.object({
   draft_vocab_size: z.number().nullish(),
 });
 
-/** Released Vicuna heads are 5, of one block each. */
 const medusaSchema = z.object({
-  medusa_num_heads: z.int().min(1).max(64),
-  medusa_num_layers: z.int().min(1).max(64),
+  medusa_num_heads: z.int().min(1).max(MOST_MEDUSA_HEADS),
+  medusa_num_layers: z.int().min(1).max(MOST_MEDUSA_LAYERS),
   draft_vocab_size: z.int().min(1).max(LIMITS.draftVocabSize[1]).nullish(),
 });
 

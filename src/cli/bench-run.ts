@@ -105,13 +105,14 @@ async function run(flags: Flags): Promise<void> {
 function report(rows: readonly Row[], contestants: readonly Contestant[], flags: Flags): void {
   const drafters = contestants.map(({ name }) => name);
   const { engine } = contestants[0]!;
-  const { maxTokens, temperature, seed, verify, dtype, model, limit, treeSize, tree, head } = flags;
+  const { maxTokens, temperature, seed, verify, dtype, model, limit, treeSize, tree, head, medusa } = flags;
   const whole = {
     machine: { cpu: cpus()[0]?.model, isa: engine.kernels.isa, threads: engine.kernels.threads, node: process.version },
     settings: {
       model,
       dtype,
       head,
+      medusa,
       drafters,
       treeSize,
       tree,

@@ -87,7 +87,7 @@ export class MedusaHeads implements Disposable {
 
   /**
    * features [n, d], after the target's final norm → what the head's LM head reads, [n, d].
-   * @param ops what computes: training gives a tape.
+   * @param ops what computes, and whose scratch the result is: training gives a tape.
    */
   forward(head: number, features: Tensor, ops: Ops = this.#ops): Tensor {
     let x = features;

@@ -1,4 +1,5 @@
 /** A training run of Medusa heads that share the target's LM head. */
+import { MOST_MEDUSA_HEADS, MOST_MEDUSA_LAYERS } from '../draft/medusa-config.ts';
 import { MedusaHeads } from '../draft/medusa-heads.ts';
 import { RequestError } from '../errors.ts';
 import type { TargetModel } from '../model/target.ts';
@@ -34,12 +35,13 @@ export class MedusaRun extends TrainingRun {
   readonly #target: TargetModel;
   readonly #features: TextFeatures;
 
-  /** @throws RequestError where the directory's checkpoint is of another run. */
+  /** @throws RequestError for heads that cannot be, and where the directory's checkpoint is of another run. */
   constructor(directory: string, target: TargetModel, features: TextFeatures, options: MedusaRunOptions) {
     const { vocabSize } = target.config;
     const { heads: count, layers, draftVocabSize = Math.min(DEFAULT_DRAFT_VOCABULARY, vocabSize) } = options;
-    if (draftVocabSize > vocabSize)
-      throw new RequestError('draftVocabSize', `must be at most the target's ${vocabSize}, got ${draftVocabSize}`);
+    requireAtMost('heads', count, MOST_MEDUSA_HEADS);
+    requireAtMost('layers', layers, MOST_MEDUSA_LAYERS);
+    requireAtMost('draftVocabSize', draftVocabSize, vocabSize);
     const { trained } = splitTexts(features, options.heldBackEvery);
     const texts = trained.map((index) => features.text(index));
     const targetIds = draftVocabSize === vocabSize ? undefined : draftVocabulary(texts, draftVocabSize, vocabSize);
@@ -65,6 +67,10 @@ export class MedusaRun extends TrainingRun {
     super[Symbol.dispose]();
     this.heads[Symbol.dispose]();
   }
+}
+
+function requireAtMost(name: string, value: number, most: number): void {
+  if (value > most) throw new RequestError(name, `must be at most ${most}, got ${value}`);
 }
 
 /**

@@ -4,7 +4,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { openSafetensors } from '../../src/checkpoint/safetensors.ts';
 import { type GenerateOptions, generate } from '../../src/decode/generate.ts';
 import { Sampler, type SamplingOptions } from '../../src/decode/sampler.ts';
-import { type TypicalOptions, typicalThreshold } from '../../src/decode/typical.ts';
+import { TYPICAL_DEFAULTS, type TypicalOptions, typicalThreshold } from '../../src/decode/typical.ts';
 import { createVerifier, KEEPS, type VerifierName } from '../../src/decode/verifier.ts';
 import { createVerdict, type Verdict } from '../../src/decode/verify.ts';
 import { NoDrafter } from '../../src/draft/none.ts';
@@ -186,6 +186,7 @@ describe('as an option', () => {
 
   it('is lossy, and says so', () => {
     expect(KEEPS).toEqual({ match: 'text', 'multi-round': 'law', typical: 'nothing' });
+    expect(TYPICAL_DEFAULTS).toEqual({ epsilon: 0.09, delta: 0.3 }); // not swapped, as in the authors' helpers
     // Whatever is guessed is good enough.
     const parrot = new ScriptedDrafter(({ maxDepth }) => (maxDepth > 0 ? [[0, 9]] : []));
     const options = { temperature: 1, typical: { epsilon: 0, delta: 0 } };

@@ -136,3 +136,12 @@ it('a token counts where the mask says so and the heads can guess it, 2 + i plac
   const further = training.evaluate([read([2, 4, 6, 9, 11, 12, 14], [1, 1, 1, 0, 1, 1, 1])]);
   expect(further[0]!.classification).not.toBe(loss[0]!.classification); // it is read, though
 });
+
+it.each([
+  [{ heads: 65 }, 'heads: must be at most 64, got 65'],
+  [{ layers: 65 }, 'layers: must be at most 64, got 65'],
+  [{ draftVocabSize: vocabSize + 1 }, `draftVocabSize: must be at most ${vocabSize}, got ${vocabSize + 1}`],
+])('%o is refused', (wrong, message) => {
+  const features = new LiveFeatures(target, texts);
+  expect(() => new MedusaRun(scratch, target, features, { ...OPTIONS, ...wrong })).toThrow(message);
+});
