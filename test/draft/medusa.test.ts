@@ -7,10 +7,11 @@ import { openMedusaFiles } from '../../src/checkpoint/medusa.ts';
 import { openSafetensors, type TensorToWrite, writeSafetensors } from '../../src/checkpoint/safetensors.ts';
 import { FeatureReader } from '../../src/decode/features.ts';
 import { type GenerateOptions, generate } from '../../src/decode/generate.ts';
+import type { Law } from '../../src/draft/draft-laws.ts';
 import { MedusaDrafter } from '../../src/draft/medusa.ts';
 import { MedusaHeads } from '../../src/draft/medusa-heads.ts';
 import { medusaShape } from '../../src/draft/medusa-tree.ts';
-import { shapeFromPaths, staticShape, type TreeShape } from '../../src/draft/tree.ts';
+import { depthOf, shapeFromPaths, staticShape, type TreeShape } from '../../src/draft/tree.ts';
 import { createKernels } from '../../src/kernels/choose.ts';
 import { loadTarget } from '../../src/model/registry.ts';
 import { ScratchTensor } from '../../src/tensor/tensor.ts';
@@ -309,6 +310,13 @@ describe('files', () => {
   });
 });
 
+/** Draws that are no chance: the likeliest of every so many tokens. */
+function argmaxOf(law: Law, index: number): number {
+  let best = -1;
+  for (let token = index % 2; token < law.length; token += 2) if (best < 0 || law[token]! > law[best]!) best = token;
+  return best;
+}
+
 describe('the drafter', () => {
   const tiny = tinyTarget(kernels);
   afterAll(() => tiny[Symbol.dispose]());
@@ -325,6 +333,38 @@ describe('the drafter', () => {
     expect(drafter.resume([1, 2], 1)).toBe(1);
     expect(drafter.propose(3, 9).size).toBe(1);
   });
+
+  it.each([
+    ['chosen', undefined],
+    ['drawn', { inverseTemperature: 0.2, draw: (law: Law, _: number, index: number) => argmaxOf(law, index) }],
+  ] as const)(
+    'guesses below a node what it guesses below its siblings, best or first drawn first: %s',
+    (_, sampling) => {
+      using drafter = new MedusaDrafter(tiny, tinyMedusa(tiny), staticShape());
+      drafter.resume([1], 0, sampling);
+      const features = new ScratchTensor().reshape(1, tiny.config.hiddenSize);
+      features.data.fill(0.3);
+      drafter.observe(Int32Array.of(1), features, Int32Array.of(0), 1);
+      const { size, tokens, parents, laws } = drafter.propose(3, 9);
+      const nodes = Array.from({ length: size }, (_, node) => node);
+      const byDepth = [1, 2, 3].map((depth) => {
+        const children = nodes
+          .filter((node) => depthOf(parents, node) === depth - 1)
+          .map((node) => nodes.filter((child) => parents[child] === node).map((child) => tokens[child]!));
+        const widest = children.reduce((a, b) => (b.length > a.length ? b : a));
+        for (const some of children) expect(some).toEqual(widest.slice(0, some.length));
+        expect(new Set(widest).size).toBe(widest.length);
+        return widest.join();
+      });
+      expect(new Set(byDepth).size).toBe(3); // each head its own
+      expect(laws === undefined).toBe(sampling === undefined);
+      if (laws === undefined) return;
+      const lawOf = (node: number): number[] => [...laws.draft(node)!];
+      const [a, b] = nodes.filter((node) => depthOf(parents, node) === 1);
+      expect(lawOf(a!)).toEqual(lawOf(b!));
+      expect(lawOf(a!)).not.toEqual(lawOf(0));
+    },
+  );
 
   it('is refused a tree wider than the draft vocabulary', () => {
     using heads = tinyMedusa(tiny, { draftVocabSize: 3 });
