@@ -7,6 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { type Checkpoint, openCheckpoint } from './checkpoint/checkpoint.ts';
 import { openHeadFiles } from './checkpoint/head.ts';
 import { defaultCacheDir, type FetchProgress, resolveModel } from './checkpoint/hub.ts';
+import { openMedusaFiles } from './checkpoint/medusa.ts';
 import { type GenerateEvent, type GenerateOptions, generate, type Round, type StopReason } from './decode/generate.ts';
 import { type GenerationStats, StatsCollector } from './decode/stats.ts';
 import type { TreeBudget } from './draft/budget.ts';
@@ -15,6 +16,7 @@ import { type CostCurve, type DraftForwards, measureDraft, measureTarget, type T
 import type { Drafter } from './draft/drafter.ts';
 import { EagleHead } from './draft/eagle-head.ts';
 import { checkLookahead, type LookaheadOptions } from './draft/lookahead-options.ts';
+import { MedusaHeads } from './draft/medusa-heads.ts';
 import { createDrafter, DRAFTERS, type DrafterName } from './draft/registry.ts';
 import { type TreeOption, treePolicy } from './draft/tree-option.ts';
 import type { TreePolicy } from './draft/tree-policy.ts';
@@ -39,13 +41,15 @@ export interface EngineOptions {
   readonly head?: string;
   /** A path or a built-in alias of a small model with the target's vocabulary, for the drafter `draft`. */
   readonly draftModel?: string;
+  /** Directory of Medusa heads. */
+  readonly medusa?: string;
   /** Working threads; by default the physical cores. */
   readonly threads?: number;
   /** Tokens of prompt and answer together; by default what the model was trained for. */
   readonly contextSize?: number;
   /** Nodes of EAGLE's static tree, root included (1..26). */
   readonly treeSize?: number;
-  /** The EAGLE drafter's tree: by default `auto`, what pays on this machine and text. `{ kind: 'static', nodes }` is what `treeSize` asks for. */
+  /** The drafters' tree: by default `auto`, what pays on this machine and text. `{ kind: 'static', nodes }` is what `treeSize` asks for. */
   readonly tree?: TreeOption;
   /** The lookahead drafter's window, n-grams and guesses; by default small ones. */
   readonly lookahead?: LookaheadOptions;
@@ -98,6 +102,8 @@ export interface TextResult {
 export const DRAFT_DTYPE = 'q8';
 /** Curves that have learned from this many rounds are better than those of the next load. */
 const ROUNDS_WORTH_KEEPING = 64;
+/** Who drafts where nobody is asked for: the first of these that is loaded. */
+const PREFERRED: readonly DrafterName[] = ['eagle', 'medusa'];
 export const DEFAULT_MODEL = 'smollm2-135m-instruct';
 
 /** @throws ModelNotFoundError, CheckpointError. */
@@ -175,11 +181,13 @@ export class Engine implements Disposable {
         hybrid: headDirectory,
         draft: draft?.path,
       };
+      const medusaDirectory = options.medusa;
       const parts = {
         target: this.target,
         contextSize: this.contextSize,
         tree: wanted,
         lookahead: options.lookahead,
+        openMedusa: medusaDirectory === undefined ? undefined : () => openMedusa(this.target, medusaDirectory),
         openHead: headDirectory === undefined ? undefined : () => (head ??= openHead(this.target, headDirectory)),
         openDraftModel:
           draft && ((): TargetModel => loadTarget(kernels, draft.config, draft.source, { dtype: DRAFT_DTYPE })),
@@ -298,7 +306,7 @@ export class Engine implements Disposable {
 
   /** Who guesses ahead where a request does not say. */
   get defaultDrafter(): DrafterName {
-    return this.#drafters.has('eagle') ? 'eagle' : 'none';
+    return PREFERRED.find((name) => this.#drafters.has(name)) ?? 'none';
   }
 
   get drafters(): readonly DrafterName[] {
@@ -459,4 +467,9 @@ function checkTokens(tokenizer: Tokenizer | undefined, draft: Checkpoint, vocabS
 function openHead(target: TargetModel, directory: string): EagleHead {
   using files = openHeadFiles(directory);
   return new EagleHead(target, files.config, files.source, { dtype: DRAFT_DTYPE });
+}
+
+function openMedusa(target: TargetModel, directory: string): MedusaHeads {
+  using files = openMedusaFiles(directory);
+  return new MedusaHeads(target, files.config, files.source, { dtype: DRAFT_DTYPE });
 }

@@ -3,6 +3,7 @@ export type { Round } from './decode/generate.ts';
 export type { SamplingOptions } from './decode/sampler.ts';
 export type { DepthAcceptance, DraftCounters, GenerationStats } from './decode/stats.ts';
 export { type RoundTrace, traceRound } from './decode/trace.ts';
+export type { TypicalOptions } from './decode/typical.ts';
 export { VERIFIERS, type VerifierName } from './decode/verifier.ts';
 export type { Drafter } from './draft/drafter.ts';
 export type { LookaheadOptions } from './draft/lookahead-options.ts';

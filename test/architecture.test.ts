@@ -16,7 +16,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   draft: ['model', 'tensor', 'kernels'],
   decode: ['draft', 'model', 'tensor', 'kernels'],
   tokenizer: [],
-  checkpoint: ['model', 'tensor', 'kernels', 'draft/head-config.ts'],
+  checkpoint: ['model', 'tensor', 'kernels', 'draft/head-config.ts', 'draft/medusa-config.ts'],
   train: ['decode', 'draft', 'model', 'tensor', 'kernels', 'checkpoint', 'tokenizer'],
   'engine.ts': ['package-info.ts', 'decode', 'draft', 'model', 'tensor', 'kernels', 'tokenizer', 'checkpoint'],
   'index.ts': ['engine.ts', 'decode', 'draft', 'model', 'tensor', 'kernels', 'tokenizer', 'checkpoint'],

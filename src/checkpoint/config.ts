@@ -1,9 +1,10 @@
 /**
- * `config.json` → `ModelConfig` or `HeadConfig`: the one place where a stranger's JSON is narrowed. The bounds serve the
+ * `config.json` → `ModelConfig`, `HeadConfig` or `MedusaConfig`: the one place where a stranger's JSON is narrowed. The bounds serve the
  * GGUF reader too. Knows nothing of tensors.
  */
 import { z } from 'zod';
 import type { HeadConfig } from '../draft/head-config.ts';
+import { type MedusaConfig, MOST_MEDUSA_HEADS, MOST_MEDUSA_LAYERS } from '../draft/medusa-config.ts';
 import { CheckpointError } from '../errors.ts';
 import type { ModelConfig } from '../model/config.ts';
 
@@ -118,6 +119,12 @@ const headSchema = z.object({
   draft_vocab_size: z.number().nullish(),
 });
 
+const medusaSchema = z.object({
+  medusa_num_heads: z.int().min(1).max(MOST_MEDUSA_HEADS),
+  medusa_num_layers: z.int().min(1).max(MOST_MEDUSA_LAYERS),
+  draft_vocab_size: z.int().min(1).max(LIMITS.draftVocabSize[1]).nullish(),
+});
+
 /** 10,000 is what transformers and the EAGLE code take when the file is silent. */
 const DEFAULT_ROPE_THETA = 10_000;
 
@@ -170,6 +177,16 @@ export function readHeadConfig(json: unknown, file: string): HeadConfig {
     throw new CheckpointError(file, 'draft_vocab_size', rule);
   }
   return config;
+}
+
+/** Medusa heads' config, or that of a model with such heads. `version` is not read: whether LM heads are in the file says more. */
+export function readMedusaConfig(json: unknown, file: string): MedusaConfig {
+  const raw = narrow(medusaSchema, json, file);
+  return {
+    heads: raw.medusa_num_heads,
+    layers: raw.medusa_num_layers,
+    draftVocabSize: raw.draft_vocab_size ?? undefined,
+  };
 }
 
 function narrow<Schema extends z.ZodType>(schema: Schema, json: unknown, file: string): z.output<Schema> {

@@ -6,7 +6,7 @@ import { writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import type { Command } from 'commander';
 import type { DepthAcceptance, GenerationStats } from '../decode/stats.ts';
-import type { VerifierName } from '../decode/verifier.ts';
+import { KEEPS, type VerifierName } from '../decode/verifier.ts';
 import type { DrafterName } from '../draft/registry.ts';
 import { parseTreeOption } from '../draft/tree-option.ts';
 import type { Engine, TextOptions, TextResult } from '../engine.ts';
@@ -108,13 +108,14 @@ async function run(flags: Flags): Promise<void> {
 function report(rows: readonly Row[], contestants: readonly Contestant[], flags: Flags): void {
   const drafters = contestants.map(({ name }) => name);
   const { engine } = contestants[0]!;
-  const { maxTokens, temperature, seed, verify, dtype, model, limit, treeSize, tree, head } = flags;
+  const { maxTokens, temperature, seed, verify, dtype, model, limit, treeSize, tree, head, medusa } = flags;
   const whole = {
     machine: { cpu: cpus()[0]?.model, isa: engine.kernels.isa, threads: engine.kernels.threads, node: process.version },
     settings: {
       model,
       dtype,
       head,
+      medusa,
       drafters,
       treeSize,
       tree,
@@ -278,8 +279,8 @@ function sumByDepth(answers: readonly (readonly DepthAcceptance[])[]): DepthAcce
 function print(summary: Summary, { kernels }: Engine, { verify, temperature }: Flags): void {
   const drafters = Object.entries(summary);
   const write = (text: string) => process.stdout.write(text);
-  const sameText = verify === 'match' || temperature === 0; // else only the law is the same
-  const identicalText = ({ identical }: DrafterSummary): string => (identical ? 'yes' : sameText ? 'NO' : 'same law');
+  const different = { text: 'NO', law: 'same law', nothing: 'lossy' }[temperature === 0 ? 'text' : KEEPS[verify]];
+  const identicalText = ({ identical }: DrafterSummary): string => (identical ? 'yes' : different);
   write(`${kernels.isa} · ${kernels.threads} threads\n\n`);
   write(
     formatTable(

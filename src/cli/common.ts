@@ -18,6 +18,7 @@ export interface ModelOptions {
   readonly dtype: ModelDtype;
   readonly head?: string;
   readonly draftModel?: string;
+  readonly medusa?: string;
   readonly threads?: number;
   readonly contextSize?: number;
   readonly treeSize?: number;
@@ -88,11 +89,12 @@ export function withModelOptions(command: Command): Command {
   return withTargetOptions(command)
     .option('--head <directory>', 'EAGLE head (default: the one shipped for the model)')
     .option('--draft-model <reference>', 'a small model with the same vocabulary, for --drafter draft')
+    .option('--medusa <directory>', 'Medusa heads, in either published layout')
     .option('-c, --context-size <n>', 'tokens of prompt and answer together', positiveNumber)
     .option('--tree-size <n>', 'nodes of the draft tree, root included (1..26): --tree static:n', positiveNumber)
     .option(
       '--tree <tree>',
-      'chain:depth, static, static:nodes, dynamic:depth,topk,total, or a JSON file of child ranks',
+      'chain:depth, static, static:nodes, medusa:name, dynamic:depth,topk,total, or a JSON file of child ranks',
       parsedBy(parseTreeOption),
     )
     .option(
@@ -117,7 +119,10 @@ export function withSamplingOptions(command: Command): Command {
 }
 
 export function verifyOption(): Option {
-  return new Option('--verify <how>', 'match: the text of plain decoding; multi-round: of its law only, drafts drawn')
+  return new Option(
+    '--verify <how>',
+    'match: the text of plain decoding; multi-round: of its law only, drafts drawn; typical: lossy, as Medusa’s',
+  )
     .choices(VERIFIERS)
     .default('match');
 }

@@ -2,7 +2,8 @@
 import type { Checkpoint } from '../checkpoint/checkpoint.ts';
 import type { HeadFiles } from '../checkpoint/head.ts';
 import { type Agreement, measureAgreement } from '../decode/agreement.ts';
-import { EagleHead, readTargetIds } from '../draft/eagle-head.ts';
+import { EagleHead } from '../draft/eagle-head.ts';
+import { readTargetIds } from '../draft/head-vocabulary.ts';
 import { DRAFT_DTYPE, type Engine, loadEngine } from '../engine.ts';
 import { CheckpointError } from '../errors.ts';
 import { headFootprint } from './footprint.ts';

@@ -14,6 +14,7 @@ import { COMMITTED, ForwardBatch } from '../model/forward-batch.ts';
 import type { KvCache, KvSequence } from '../model/kv-cache.ts';
 import type { ForwardOutput, TargetModel } from '../model/target.ts';
 import { Sampler, type SamplingOptions } from './sampler.ts';
+import type { TypicalOptions } from './typical.ts';
 import { createVerifier, type VerifierName } from './verifier.ts';
 import { createVerdict, type Verdict } from './verify.ts';
 
@@ -28,9 +29,11 @@ export interface GenerateOptions extends SamplingOptions {
   readonly endTokens?: ReadonlySet<number>;
   /**
    * `match` (default) writes plain decoding's text for the same seed. `multi-round` draws guesses and accepts by chance: text of the same
-   * law, but not the same text; at temperature 0 it is `match`.
+   * law, but not the same text; `typical` is lossy: text of no law of the target's. At temperature 0 both are `match`.
    */
   readonly verify?: VerifierName;
+  /** Of `typical`. */
+  readonly typical?: TypicalOptions;
   /** Rows of a prefill forward. */
   readonly prefillChunk?: number;
   /** Sees the logits [V] that each emitted token was drawn from, before penalties; valid during the call. Positions count from the prompt's start. */
@@ -92,7 +95,7 @@ export function* generate(
   const text = new Int32Array(contextSize + drafter.maxNodes + 1); // prompt, then what was drawn, then the path being verified
   text.set(prompt);
   let length = prompt.length;
-  const verifier = createVerifier(options.verify ?? 'match', sampler, vocabSize, text, prompt.length);
+  const verifier = createVerifier(options.verify ?? 'match', sampler, vocabSize, text, prompt.length, options.typical);
   const verdict = createVerdict(drafter.maxNodes);
   const tokens: number[] = [];
   const times: RoundTimes = { draft: 0, verify: 0, sample: 0, commit: 0 };
@@ -126,7 +129,7 @@ export function* generate(
     sequence.commitAll();
     drafter.observe(batch.tokens, output.features, rows, batch.rows);
   }
-  text[length] = sampler.choose(output.logits, 0, { tokens: text, length, promptLength: length }, length);
+  text[length] = verifier.first(output.logits, length);
   options.onLogits?.(length, output.logits.row(0));
   let stopReason = emit(1);
   const undrafted = { drafted: 0, treeSize: 0, tree: undefined, verdict: undefined };

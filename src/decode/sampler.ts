@@ -128,14 +128,18 @@ export class Sampler {
   /** The token at `position` given row `row` of the logits [n, V] and what comes before. */
   choose(logits: Tensor, row: number, context: TokenContext, position: number): number {
     const { temperature, seed } = this.#options;
-    if (temperature === 0 && this.#untouched) return this.#likeliest(logits.row(row));
+    if (temperature === 0) return this.likeliest(logits, row, context);
     const values = this.#processed(logits, row, context);
-    if (temperature === 0) return this.#likeliest(values);
     this.#soften(values);
     const u = uniformAt(seed, position);
     if (!this.#truncates) return this.#cumulative.draw(values, u);
     const kept = this.#keep(values); // which says in what list they stand
     return this.#keptToken(values, indexAt(this.#kept, kept, u));
+  }
+
+  /** What `choose` takes at temperature 0. */
+  likeliest(logits: Tensor, row: number, context: TokenContext): number {
+    return this.#likeliest(this.#untouched ? logits.row(row) : this.#processed(logits, row, context));
   }
 
   /** The law [V] that `choose` draws from, at a temperature above 0. Valid until the next call. */

@@ -1,6 +1,6 @@
 /**
- * The two verifiers as the loop sees them: of a tree and the target's logits after its nodes, what stands. Both write text of the target's
- * law; `match` also the very text of plain decoding for the same seed.
+ * The verifiers as the loop sees them: of a tree and the target's logits after its nodes, what stands. Two write text of the target's
+ * law, `match` also the very text of plain decoding for the same seed; `typical` is lossy, and only there for comparison.
  */
 import type { DraftLaws, DraftSampling } from '../draft/draft-laws.ts';
 import type { DraftTree } from '../draft/tree.ts';
@@ -10,21 +10,26 @@ import { CumulativeDraw } from './law.ts';
 import { chanceFrom, MultiRoundVerifier, type TreeLaws } from './multi-round.ts';
 import { uniformIn } from './rng.ts';
 import { inverseOf, type Sampler, type TokenContext } from './sampler.ts';
+import { type TypicalOptions, type TypicalTarget, TypicalVerifier } from './typical.ts';
 import { type Verdict, verifyMatch } from './verify.ts';
 
-export const VERIFIERS = ['match', 'multi-round'] as const;
-export type VerifierName = (typeof VERIFIERS)[number];
+/** What each keeps of plain decoding, at a temperature above 0: its text for the same seed, its law, or neither. At 0 all keep the text. */
+export const KEEPS = { match: 'text', 'multi-round': 'law', typical: 'nothing' } as const;
+export type VerifierName = keyof typeof KEEPS;
+export const VERIFIERS = Object.keys(KEEPS) as readonly VerifierName[];
 
 export interface Verifier {
   /** How guesses should be drawn; undefined where chosen ones serve. */
   readonly draftSampling: DraftSampling | undefined;
+  /** The token after the prompt. @param logits [1, V]. @param length of the prompt. */
+  first(logits: Tensor, length: number): number;
   /** @param logits [tree.size, V]. @param length of the text, root included. */
   verify(tree: DraftTree, logits: Tensor, length: number, verdict: Verdict): void;
 }
 
 /**
  * @param text the prompt and what was drawn, with room behind it for a path of a tree, which is written there as it is looked at.
- * @throws RequestError for a name that is none.
+ * @throws RequestError for a name that is none, or options of `typical` that say nothing.
  */
 export function createVerifier(
   name: VerifierName,
@@ -32,25 +37,64 @@ export function createVerifier(
   vocabSize: number,
   text: Int32Array,
   promptLength: number,
+  typical?: TypicalOptions,
 ): Verifier {
   if (!VERIFIERS.includes(name))
     throw new RequestError('verify', `must be one of ${VERIFIERS.join(', ')}, got "${String(name)}"`);
   const context = new TreeContext(text, promptLength);
-  const match = matching(sampler, context);
+  const choose = (node: number, depth: number): number =>
+    sampler.choose(context.logits, node, context.after(node, depth), context.length);
+  const match: TreeVerifier = (tree, verdict) => verifyMatch(tree, choose, verdict);
   // At temperature 0 the likeliest token has all of the law, and a trial is a comparison.
-  const multiRound =
-    name === 'match' || sampler.temperature === 0 ? undefined : multiRoundTrials(sampler, context, vocabSize);
-  return {
-    draftSampling: multiRound && samplingLike(sampler, vocabSize),
-    verify(tree, logits, length, verdict) {
-      context.start(tree, logits, length);
+  const used = sampler.temperature === 0 ? 'match' : name;
+  switch (used) {
+    case 'match':
+      return asVerifier(context, match, choose);
+    case 'multi-round': {
+      const multiRound = multiRoundTrials(sampler, context, vocabSize);
       // Of chosen guesses, a draw equals one as often as the trials of their point masses would accept it, and the rest of the law is left
       // to the bonus either way (multi-round.ts).
-      if (multiRound === undefined || tree.laws === undefined) match(tree, verdict);
-      else multiRound(tree, tree.laws, verdict);
+      const verifyTree: TreeVerifier = (tree, verdict) =>
+        tree.laws === undefined ? match(tree, verdict) : multiRound(tree, tree.laws, verdict);
+      return asVerifier(context, verifyTree, choose, samplingLike(sampler, vocabSize));
+    }
+    case 'typical': {
+      const verifier = new TypicalVerifier(typical);
+      const ofTarget: TypicalTarget = {
+        law: (node, depth) => sampler.law(context.logits, node, context.below(node, depth)),
+        likeliest: (node, depth) => sampler.likeliest(context.logits, node, context.below(node, depth)),
+      };
+      return asVerifier(context, (tree, verdict) => verifier.verify(tree, ofTarget, verdict), ofTarget.likeliest);
+    }
+    default:
+      return used satisfies never;
+  }
+}
+
+/** @param choose the target's token after a node of the given depth. */
+function asVerifier(
+  context: TreeContext,
+  verifyTree: TreeVerifier,
+  choose: (node: number, depth: number) => number,
+  draftSampling?: DraftSampling,
+): Verifier {
+  return {
+    draftSampling,
+    first(logits, length) {
+      context.start(ROOT, logits, length);
+      return choose(0, 0);
+    },
+    verify(tree, logits, length, verdict) {
+      context.start(tree, logits, length);
+      verifyTree(tree, verdict);
     },
   };
 }
+
+type TreeVerifier = (tree: DraftTree, verdict: Verdict) => void;
+
+/** Stands for the prompt's last token, below which nothing was drafted. */
+const ROOT: DraftTree = { size: 1, tokens: new Int32Array(1), parents: Int32Array.of(-1) };
 
 /** What stands before a token that is drawn after a node: the text, then the path down to the node. */
 class TreeContext implements TokenContext {
@@ -79,12 +123,12 @@ class TreeContext implements TokenContext {
     if (depth > 0) this.tokens[this.length - 1] = this.tree.tokens[node]!;
     return this;
   }
-}
 
-function matching(sampler: Sampler, context: TreeContext): (tree: DraftTree, verdict: Verdict) => void {
-  const chooseAfter = (node: number, depth: number): number =>
-    sampler.choose(context.logits, node, context.after(node, depth), context.length);
-  return (tree, verdict) => verifyMatch(tree, chooseAfter, verdict);
+  /** As `after`, whatever was asked for before. */
+  below(node: number, depth: number): this {
+    if (depth > 1) this.below(this.tree.parents[node]!, depth - 1);
+    return this.after(node, depth);
+  }
 }
 
 function multiRoundTrials(

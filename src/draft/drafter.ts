@@ -2,7 +2,7 @@
 import type { Tensor } from '../tensor/tensor.ts';
 import type { TreeBudget } from './budget.ts';
 import type { DraftSampling } from './draft-laws.ts';
-import type { DraftTree } from './tree.ts';
+import { type DraftTree, depthOf } from './tree.ts';
 
 export interface Drafter extends Disposable {
   readonly name: string;
@@ -64,8 +64,7 @@ export function checkProposal(
       fail(drafter, `node ${node} must be a token of 0..${vocabSize - 1}, got ${token}`);
     }
     if (parent < 0 || parent >= node) fail(drafter, `node ${node}'s parent must come before it, got ${parent}`);
-    let depth = 1;
-    for (let above = parent; above > 0; above = parents[above]!) depth++;
+    const depth = depthOf(parents, node);
     if (depth > maxDepth) fail(drafter, `node ${node} must be at most ${maxDepth} deep, got ${depth}`);
   }
 }

@@ -6,6 +6,7 @@ import type { Kernels } from '../kernels/kernels.ts';
 import type { ForwardBatch } from '../model/forward-batch.ts';
 import type { KvSequence } from '../model/kv-cache.ts';
 import type { Tensor } from '../tensor/tensor.ts';
+import { ChosenGuesses } from './chosen-guesses.ts';
 import type { DraftLaws, DraftSampling } from './draft-laws.ts';
 import { DrawnGuesses } from './drawn-guesses.ts';
 import type { DraftTree } from './tree.ts';
@@ -30,7 +31,7 @@ export class LevelDrafting {
   readonly #batch: ForwardBatch;
   readonly #vocabSize: number;
   readonly #guesses: Guesses;
-  readonly #topValues: Float32Array; // as #guesses
+  readonly #chosen: ChosenGuesses;
   /** What the running text asks for; undefined chooses the best guesses. */
   #sampling: DraftSampling | undefined;
   #drawn: DrawnGuesses | undefined; // made when first asked for
@@ -64,7 +65,7 @@ export class LevelDrafting {
     const { maxRows, maxLevels, branching } = grower;
     const guesses = maxRows * branching;
     this.#guesses = { tokens: new Int32Array(guesses), logProbabilities: new Float64Array(guesses) };
-    this.#topValues = new Float32Array(guesses);
+    this.#chosen = new ChosenGuesses(kernels, maxRows, branching);
     this.#paths = new Int32Array(maxRows * maxLevels);
     this.#parentPaths = new Int32Array(maxRows * maxLevels);
     this.#ancestors = new Int32Array(maxLevels);
@@ -153,25 +154,10 @@ export class LevelDrafting {
     if (this.#sampling !== undefined) {
       this.#drawn!.draw(logits, count, this.#guesses);
     } else {
-      this.#kernels.topK(tokens, this.#topValues, logits.data, count, logits.cols, branching);
-      this.#weigh(logits, count);
+      this.#chosen.choose(logits, count, this.#guesses);
     }
     if (targetIds === undefined) return;
     for (let i = 0; i < count * branching; i++) tokens[i] = targetIds[tokens[i]!]!;
-  }
-
-  /** Log-soft-max of the best guesses, of which #guesses still has draft ids; makes probabilities of the logits. */
-  #weigh({ data, cols }: Tensor, rows: number): void {
-    const { branching } = this.#grower;
-    const { tokens, logProbabilities } = this.#guesses;
-    const values = this.#topValues;
-    this.#kernels.softmax(data, data, rows, cols, 1);
-    for (let row = 0; row < rows; row++) {
-      const first = row * branching;
-      // The best guess's probability is at least 1 / Vd; one far behind it would have underflowed.
-      const best = Math.log(data[row * cols + tokens[first]!]!);
-      for (let i = first; i < first + branching; i++) logProbabilities[i] = best + (values[i]! - values[first]!);
-    }
   }
 }
 

@@ -12,8 +12,11 @@ import type { EagleHead } from './eagle-head.ts';
 import { HybridDrafter } from './hybrid.ts';
 import { LookaheadDrafter } from './lookahead.ts';
 import { checkLookahead, DEFAULT_LOOKAHEAD, type LookaheadOptions } from './lookahead-options.ts';
+import { MedusaDrafter } from './medusa.ts';
+import type { MedusaHeads } from './medusa-heads.ts';
 import { NoDrafter } from './none.ts';
 import { PromptLookupDrafter } from './prompt-lookup.ts';
+import { staticShape } from './tree.ts';
 import type { TreePolicy } from './tree-policy.ts';
 
 /** What there is to make drafters from. */
@@ -25,6 +28,8 @@ export interface DrafterParts {
   readonly openHead?: (() => EagleHead) | undefined;
   /** Absent where there is no draft model. What it opens belongs to the drafter. */
   readonly openDraftModel?: (() => TargetModel) | undefined;
+  /** Absent where the model has no Medusa heads. What it opens belongs to the drafter. */
+  readonly openMedusa?: (() => MedusaHeads) | undefined;
   /** The tree that was asked for; absent leaves it to the budget. */
   readonly tree?: TreePolicy | undefined;
   /** The lookahead that was asked for. */
@@ -43,6 +48,7 @@ const REGISTRY = {
   'prompt-lookup': makePromptLookup,
   hybrid: makeHybrid,
   lookahead: makeLookahead,
+  medusa: makeMedusa,
 } satisfies Readonly<Record<string, Make>>;
 
 export type DrafterName = keyof typeof REGISTRY;
@@ -111,4 +117,17 @@ function makeHybrid(parts: DrafterParts): Drafter | undefined {
   const { target, contextSize, tree, openHead } = parts;
   if (openHead === undefined || (tree !== undefined && tree.kind !== 'auto')) return undefined;
   return new HybridDrafter(target.config.vocabSize, contextSize, (grafter) => createEagle('hybrid', parts, grafter)!);
+}
+/** TODO(auto): without a tree it is to be the budget, as EAGLE's, once costs are measured for drafters other than EAGLE. */
+const MEDUSA_DEFAULT_TREE = staticShape(16);
+
+function makeMedusa({ target, openMedusa, tree = MEDUSA_DEFAULT_TREE }: DrafterParts): Drafter | undefined {
+  if (openMedusa === undefined) return undefined;
+  const heads = openMedusa();
+  try {
+    return new MedusaDrafter(target, heads, tree);
+  } catch (error) {
+    heads[Symbol.dispose]();
+    throw error;
+  }
 }

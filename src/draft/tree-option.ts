@@ -1,6 +1,7 @@
 /** The tree a user asks for: as a value of the API, or as text of the command line. */
 import { readFileSync, statSync } from 'node:fs';
 import { checkDynamicTree, type DynamicTree } from './grow.ts';
+import { MEDUSA_TREE_NAMES, type MedusaTreeName, medusaShape } from './medusa-tree.ts';
 import { chainShape, MAX_CHILDREN, MAX_TREE_NODES, shapeFromPaths, staticShape, type TreeShape } from './tree.ts';
 
 export type TreeOption =
@@ -10,6 +11,8 @@ export type TreeOption =
   | { readonly kind: 'chain'; readonly depth: number }
   /** EAGLE-1's static tree, or its likeliest `nodes` (root included). */
   | { readonly kind: 'static'; readonly nodes?: number }
+  /** One that Medusa's authors published. */
+  | { readonly kind: 'medusa'; readonly name: MedusaTreeName }
   /** EAGLE-2's, in its authors' meaning. */
   | DynamicTree
   /** A tree of one's own: child ranks from the root down, parents first. [0, 1] is the second guess below the first. */
@@ -17,14 +20,15 @@ export type TreeOption =
 
 /** A thousand long paths are a few hundred kB. */
 const MAX_FILE_BYTES = 2 ** 20;
-const FORMS = 'auto, chain:DEPTH, static, static:NODES, dynamic:DEPTH,TOPK,TOTAL or a JSON file of paths';
+const PUBLISHED = MEDUSA_TREE_NAMES.map((name) => `medusa:${name}`).join(', ');
+const FORMS = `auto, chain:DEPTH, static, static:NODES, ${PUBLISHED}, dynamic:DEPTH,TOPK,TOTAL or a JSON file of paths`;
 
 /**
  * @param text one of `FORMS`; anything that is no name of a kind is a file.
  * @throws RangeError saying what is wrong, for every tree that could not be drafted on any model.
  */
 export function parseTreeOption(text: string): TreeOption {
-  const [, name, settings] = /^(auto|chain|static|dynamic)(?::(.*))?$/s.exec(text) ?? [];
+  const [, name, settings] = /^(auto|chain|static|medusa|dynamic)(?::(.*))?$/s.exec(text) ?? [];
   const option = name === undefined ? readPaths(text) : readSettings(text, name, settings);
   treePolicy(option);
   return option;
@@ -52,6 +56,10 @@ function buildPolicy(option: Exclude<TreeOption, { kind: 'auto' }>): TreeShape |
       return chainShape(option.depth);
     case 'static':
       return staticShape(option.nodes);
+    case 'medusa':
+      if (!MEDUSA_TREE_NAMES.includes(option.name))
+        throw new RangeError(`tree: Medusa's trees are ${MEDUSA_TREE_NAMES.join(', ')}, got "${option.name}"`);
+      return medusaShape(option.name);
     case 'dynamic':
       checkDynamicTree(option);
       return option;
@@ -64,6 +72,8 @@ function buildPolicy(option: Exclude<TreeOption, { kind: 'auto' }>): TreeShape |
 }
 
 function readSettings(text: string, name: string, settings: string | undefined): TreeOption {
+  const published = MEDUSA_TREE_NAMES.find((tree) => tree === settings);
+  if (name === 'medusa' && published !== undefined) return { kind: 'medusa', name: published };
   const numbers = settings === undefined ? [] : settings.split(',').map(wholeNumber);
   const [first, topK, total] = numbers;
   if (numbers.every((number) => number !== undefined)) {

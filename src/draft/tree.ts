@@ -33,6 +33,13 @@ export interface DraftTree {
   readonly logProbabilities?: Float64Array; // [size], root 0
 }
 
+/** The root's is 0. */
+export function depthOf(parents: Int32Array, node: number): number {
+  let depth = 0;
+  for (let above = node; above > 0; above = parents[above]!) depth++;
+  return depth;
+}
+
 /**
  * The tree whose nodes are these paths of child ranks ([0, 1] = second guess below the first guess). Nodes are ordered by depth, then
  * by path, as EAGLE's static tree is.

@@ -43,6 +43,8 @@ export interface Ops {
   ): Tensor;
   /** silu(gate) · up of rows [gate | up]. */
   swiglu(gateUp: Tensor): Tensor;
+  /** silu(x) + residual, both [n, cols]. */
+  silu(x: Tensor, residual: Tensor): Tensor;
   mark(): number;
   release(mark: number): void;
   keep(mark: number, tensor: Tensor): Tensor;
@@ -112,6 +114,16 @@ export class EagerOps implements Ops {
   swiglu(gateUp: Tensor): Tensor {
     const out = this.arena.allocate(gateUp.rows, gateUp.cols / 2);
     this.kernels.swiglu(out.data, gateUp.data, gateUp.rows, out.cols);
+    return out;
+  }
+
+  /** No kernel: a residual block's matrix takes as many multiplications for each of these numbers as the row has. */
+  silu(x: Tensor, residual: Tensor): Tensor {
+    const out = this.arena.allocate(x.rows, x.cols);
+    for (let i = 0, end = x.rows * x.cols; i < end; i++) {
+      const value = x.data[i]!;
+      out.data[i] = value / (1 + Math.exp(-value)) + residual.data[i]!;
+    }
     return out;
   }
 

@@ -75,6 +75,17 @@ export const BACKWARD: { readonly [K in Differentiable]: Backward<K> } = {
     const dx = tape.gradient(gateUp);
     if (dx !== undefined) tape.kernels.swigluBackward(dx.data, dy.data, gateUp.data, dy.rows, dy.cols);
   },
+
+  /** With s the logistic function of x: dx = dy · s · (1 + x · (1 - s)), dr = dy. */
+  silu(tape, dy, x, residual) {
+    addColumns(tape.gradient(residual), dy, 0);
+    const dx = tape.gradient(x);
+    if (dx === undefined) return;
+    for (let i = 0, end = dy.rows * dy.cols; i < end; i++) {
+      const s = 1 / (1 + Math.exp(-x.data[i]!));
+      dx.data[i]! += dy.data[i]! * s * (1 + x.data[i]! * (1 - s));
+    }
+  },
 };
 
 /** dx += columns [first, first + dx.cols) of dy. */

@@ -1,10 +1,11 @@
-/** What was trained as a directory in the published layout: `config.json`, `model.safetensors` (f16), and where it comes from. */
+/** What was trained as a directory in its published layout: `config.json`, weights as f16 safetensors, and where they come from. */
 import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { syncDirectory } from '../checkpoint/file.ts';
 import { type TensorToWrite, writeSafetensors } from '../checkpoint/safetensors.ts';
 import type { EagleHead } from '../draft/eagle-head.ts';
 import type { HeadConfig } from '../draft/head-config.ts';
+import type { MedusaHeads } from '../draft/medusa-heads.ts';
 import { RequestError } from '../errors.ts';
 import { floatToHalf } from '../kernels/half.ts';
 import type { Kernels } from '../kernels/kernels.ts';
@@ -25,10 +26,7 @@ export interface SavedTexts {
 export function saveHead(directory: string, kernels: Kernels, head: EagleHead, texts: SavedTexts): void {
   const { config, targetIds } = head;
   const tensors = head.tensors().map((tensor) => inHalves(kernels, tensor));
-  if (targetIds !== undefined) {
-    const offsets = draftOffsets(targetIds);
-    tensors.push({ name: 'd2t', type: 'I64', shape: [targetIds.length], data: new Uint8Array(offsets.buffer) });
-  }
+  if (targetIds !== undefined) tensors.push(draftMap(targetIds));
   const published = {
     ...publishedConfig(config),
     num_hidden_layers: 1,
@@ -36,6 +34,31 @@ export function saveHead(directory: string, kernels: Kernels, head: EagleHead, t
     bias: tensors.some(({ name }) => name === 'fc.bias'),
   };
   saveDirectory(directory, published, tensors, texts);
+}
+
+/**
+ * Heads that share the target's LM head, in the authors' version 2, and `tree.json`, a tree for them.
+ * @param base the target, as the user called it. @param tree paths of child ranks. @throws RequestError where the directory exists.
+ */
+export function saveMedusa(
+  directory: string,
+  kernels: Kernels,
+  heads: MedusaHeads,
+  { base, tree }: { readonly base: string; readonly tree: readonly (readonly number[])[] },
+  texts: SavedTexts,
+): void {
+  const { config, targetIds } = heads;
+  const tensors = heads.tensors().map((tensor) => inHalves(kernels, tensor));
+  if (targetIds !== undefined) tensors.push(draftMap(targetIds));
+  const published = {
+    medusa_num_heads: config.heads,
+    medusa_num_layers: config.layers,
+    base_model_name_or_path: base,
+    version: '2',
+    ...(targetIds !== undefined && { draft_vocab_size: targetIds.length }),
+  };
+  const others = { 'tree.json': `${JSON.stringify(tree)}\n` };
+  saveDirectory(directory, published, tensors, texts, { weights: 'medusa_lm_head.safetensors', others });
 }
 
 /** A whole model, but for its tokenizer. @throws RequestError where the directory exists. */
@@ -76,6 +99,11 @@ function publishedConfig(config: HeadConfig | ModelConfig): Readonly<Record<stri
   };
 }
 
+function draftMap(targetIds: Int32Array): TensorToWrite {
+  const offsets = draftOffsets(targetIds);
+  return { name: 'd2t', type: 'I64', shape: [targetIds.length], data: new Uint8Array(offsets.buffer) };
+}
+
 function inHalves(kernels: Kernels, tensor: WeightTensor): TensorToWrite {
   const { name, weight, rows } = tensor;
   const halves = Uint16Array.from(rowMajor(kernels, tensor), floatToHalf);
@@ -88,6 +116,10 @@ function saveDirectory(
   config: Readonly<Record<string, unknown>>,
   tensors: readonly TensorToWrite[],
   { provenance, card }: SavedTexts,
+  {
+    weights = 'model.safetensors',
+    others = {},
+  }: { readonly weights?: string; readonly others?: Readonly<Record<string, string>> } = {},
 ): void {
   requireAbsent(directory);
   // Beside its place until it is whole.
@@ -96,10 +128,11 @@ function saveDirectory(
     rmSync(making, { recursive: true, force: true });
     mkdirSync(making, { recursive: true });
     const write = (file: string, text: string) => writeFileSync(join(making, file), text);
-    writeSafetensors(join(making, 'model.safetensors'), tensors);
+    writeSafetensors(join(making, weights), tensors);
     write('config.json', `${JSON.stringify(config, undefined, 2)}\n`);
     write('provenance.json', `${JSON.stringify(provenance, undefined, 2)}\n`);
     write('README.md', card);
+    for (const [file, text] of Object.entries(others)) write(file, text);
     renameSync(making, directory);
     syncDirectory(dirname(directory));
   } catch (error) {

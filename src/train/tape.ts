@@ -148,6 +148,10 @@ export class Tape implements Ops {
     return this.#record('swiglu', [gateUp], this.#ops.swiglu(gateUp));
   }
 
+  silu(x: Tensor, residual: Tensor): Tensor {
+    return this.#record('silu', [x, residual], this.#ops.silu(x, residual));
+  }
+
   /** Nothing is taken back before `reset`: the way back needs it. */
   mark(): number {
     return 0;

@@ -1,4 +1,4 @@
-/** The hot loop allocates nothing that grows, and little that does not. (Lookahead: test/draft/lookahead-allocation.test.ts.) */
+/** The hot loop allocates nothing that grows, and little that does not. (Lookahead and Medusa: test/draft/*-allocation.test.ts.) */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Drafter } from '../../src/draft/drafter.ts';
 import { EagleDrafter } from '../../src/draft/eagle.ts';
@@ -9,7 +9,8 @@ import { allocationOf, GARBAGE_BYTES, GROWTH_BYTES, LAWS, warmUp } from '../supp
 import { TINY_CONFIG, tinyHead, tinyTarget } from '../support/tiny.ts';
 
 const kernels = createKernels();
-const target = tinyTarget(kernels, { config: { ...TINY_CONFIG, contextLength: 2048 } });
+const CONTEXT = 2048;
+const target = tinyTarget(kernels, { config: { ...TINY_CONFIG, contextLength: CONTEXT } });
 afterAll(() => {
   target[Symbol.dispose]();
   kernels.dispose();
@@ -20,9 +21,9 @@ const GARBAGE_BYTES_DRAWN = 1000;
 
 const DRAFTERS: Readonly<Record<string, () => Drafter>> = {
   none: () => new NoDrafter(),
-  eagle: () => new EagleDrafter(target, tinyHead(target), staticShape(12), 2048),
+  eagle: () => new EagleDrafter(target, tinyHead(target), staticShape(12), CONTEXT),
   'eagle, dynamic tree': () =>
-    new EagleDrafter(target, tinyHead(target), { kind: 'dynamic', depth: 3, topK: 4, total: 12 }, 2048),
+    new EagleDrafter(target, tinyHead(target), { kind: 'dynamic', depth: 3, topK: 4, total: 12 }, CONTEXT),
 };
 
 beforeAll(() => {

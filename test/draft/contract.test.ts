@@ -11,6 +11,7 @@ import { EagleDrafter } from '../../src/draft/eagle.ts';
 import { EagleHead } from '../../src/draft/eagle-head.ts';
 import type { DynamicTree } from '../../src/draft/grow.ts';
 import { LookaheadDrafter } from '../../src/draft/lookahead.ts';
+import { MedusaDrafter } from '../../src/draft/medusa.ts';
 import { NoDrafter } from '../../src/draft/none.ts';
 import { type DraftTree, MAX_TREE_NODES, shapeFromPaths, staticShape } from '../../src/draft/tree.ts';
 import type { TreePolicy } from '../../src/draft/tree-policy.ts';
@@ -26,7 +27,7 @@ import { CorrectedDrafter, type Script, ScriptedDrafter } from '../support/draft
 import { randomInteger, xorshift } from '../support/random.ts';
 import { registered } from '../support/registered.ts';
 import { lawsAfter, sequencesOf } from '../support/sequences.ts';
-import { TINY_CONFIG, tinyHead, tinyHeadParts, tinyTarget } from '../support/tiny.ts';
+import { TINY_CONFIG, tinyHead, tinyHeadParts, tinyMedusa, tinyTarget } from '../support/tiny.ts';
 
 const kernels = createKernels();
 const target = tinyTarget(kernels);
@@ -128,6 +129,10 @@ const DRAFTERS: Readonly<Record<string, Make>> = {
     eagle(model, tinyHead(model, { draftVocabSize: 24 }), { ...DYNAMIC, topK: 24, total: 60 }),
   'lookahead, deeper, with the n-grams of the text': (model) =>
     new LookaheadDrafter(model, { window: 4, ngram: 5, guesses: 3, fromText: true }, CONTEXT),
+  'Medusa heads, draft vocabulary': (model) =>
+    new MedusaDrafter(model, tinyMedusa(model, { draftVocabSize: 24 }), staticShape(8)),
+  'Medusa heads of two blocks with LM heads of their own, dynamic tree, draft vocabulary': (model) =>
+    new MedusaDrafter(model, tinyMedusa(model, { layers: 2, own: true, draftVocabSize: 24 }), DYNAMIC),
   'head of NaN': (model) => eagle(model, new PoisonedHead(model, 1)),
   'head with NaN now and then': (model) => eagle(model, new PoisonedHead(model, 3)),
   'dynamic tree, head with NaN now and then': (model) => eagle(model, new PoisonedHead(model, 3), DYNAMIC),
@@ -257,6 +262,8 @@ describe('multi-round verification', () => {
       REGISTERED.map(({ label, make }): [string, Make] => [label, (model) => make(model, CONTEXT)]),
     ),
     'draft vocabulary': (model) => eagle(model, tinyHead(model, { draftVocabSize: 5 }), staticShape(8)),
+    'Medusa heads, draft vocabulary': (model) =>
+      new MedusaDrafter(model, tinyMedusa(model, { draftVocabSize: 5 }), staticShape(8)),
     'head of NaN': (model) => eagle(model, new PoisonedHead(model, 1), staticShape(8)),
     'head with NaN now and then': (model) => eagle(model, new PoisonedHead(model, 3), staticShape(8)),
   };
@@ -337,7 +344,7 @@ describe('multi-round verification', () => {
     using cache = target.createCache(1, CAPACITY);
     const options = { verify: 'maybe' as 'match' };
     expect(() => run(target, new NoDrafter(), cache, promptOf(3), options)).toThrow(
-      'verify: must be one of match, multi-round, got "maybe"',
+      'verify: must be one of match, multi-round, typical, got "maybe"',
     );
   });
 });

@@ -1,12 +1,14 @@
 import { truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { medusaShape } from '../../src/draft/medusa-tree.ts';
 import { chainShape, EAGLE_STATIC_PATHS, shapeFromPaths, staticShape } from '../../src/draft/tree.ts';
 import { parseTreeOption, type TreeOption, treePolicy } from '../../src/draft/tree-option.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
 
 const scratch = temporaryDirectory();
-const FORMS = 'auto, chain:DEPTH, static, static:NODES, dynamic:DEPTH,TOPK,TOTAL or a JSON file of paths';
+const FORMS =
+  'auto, chain:DEPTH, static, static:NODES, medusa:mc_sim_7b_63, medusa:vicuna_7b_stage2, dynamic:DEPTH,TOPK,TOTAL or a JSON file of paths';
 
 function fileOf(name: string, content: unknown): string {
   const file = join(scratch, `${name}.json`);
@@ -25,6 +27,7 @@ describe('as text', () => {
     ['static', { kind: 'static' }, staticShape()],
     ['static:1', { kind: 'static', nodes: 1 }, staticShape(1)],
     ['static:8', { kind: 'static', nodes: 8 }, staticShape(8)],
+    ['medusa:mc_sim_7b_63', { kind: 'medusa', name: 'mc_sim_7b_63' }, medusaShape('mc_sim_7b_63')],
     ['dynamic:5,10,60', { kind: 'dynamic', depth: 5, topK: 10, total: 60 }, undefined],
     ['dynamic:0,4,5', { kind: 'dynamic', depth: 0, topK: 4, total: 5 }, undefined],
   ] as const)('%s', (text, option, policy) => {
@@ -53,6 +56,7 @@ describe('as text', () => {
     '%s is not understood',
     refuses,
   );
+  it.each('medusa medusa: medusa:63 medusa:mc_sim_7b_63,1 medusa:toString'.split(' '))('%s is not understood', refuses);
   it.each('static: static:x static:4,4 dynamic dynamic:5,10 dynamic:5,10,60,1 dynamic:5,,60'.split(' '))(
     '%s is not understood',
     refuses,

@@ -5,7 +5,7 @@ import { createDrafter, DRAFTERS } from '../../src/draft/registry.ts';
 import { chainShape, shapeFromPaths, staticShape } from '../../src/draft/tree.ts';
 import type { TreePolicy } from '../../src/draft/tree-policy.ts';
 import type { TargetModel } from '../../src/model/target.ts';
-import { tinyHead, tinyTarget } from './tiny.ts';
+import { tinyHead, tinyMedusa, tinyTarget } from './tiny.ts';
 
 export const TREES: Readonly<Record<string, TreePolicy>> = {
   'one node': staticShape(1),
@@ -52,6 +52,7 @@ export function registered(sample: TargetModel): readonly Registered[] {
         contextSize,
         tree,
         openHead: () => tinyHead(target),
+        openMedusa: () => tinyMedusa(target),
         openDraftModel: () => tinyTarget(target.kernels, { config: { ...target.config, layers: 1 }, seed: 9 }),
       });
     const make = (target: TargetModel, contextSize: number, tree: TreePolicy): Drafter =>

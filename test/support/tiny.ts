@@ -1,6 +1,7 @@
-/** A tiny random Llama and a tiny random EAGLE-1 head for it, made in memory: every path of decoding in microseconds a row. */
+/** A tiny random Llama, a tiny random EAGLE-1 head and tiny random Medusa heads for it, made in memory: every path of decoding in microseconds a row. */
 import { EagleHead } from '../../src/draft/eagle-head.ts';
 import type { HeadConfig } from '../../src/draft/head-config.ts';
+import { MedusaHeads } from '../../src/draft/medusa-heads.ts';
 import type { Kernels } from '../../src/kernels/kernels.ts';
 import type { ModelConfig } from '../../src/model/config.ts';
 import { loadTarget } from '../../src/model/registry.ts';
@@ -80,6 +81,13 @@ export function tinyTarget(
   return loadTarget(kernels, config, tinyModelSource(config, seed), { dtype });
 }
 
+/** `d2t` of every k-th token. */
+function draftMap(draftVocabSize: number, vocabSize: number): MemoryTensor {
+  const every = Math.floor(vocabSize / draftVocabSize);
+  const offsets = BigInt64Array.from({ length: draftVocabSize }, (_, draft) => BigInt(draft * every - draft));
+  return { shape: [draftVocabSize], data: offsets };
+}
+
 /** A head that fits `target`; `draftVocabSize` below the target's gives it every k-th token. */
 export function tinyHeadParts(
   target: TargetModel,
@@ -89,14 +97,12 @@ export function tinyHeadParts(
   const draftVocabSize = options.draftVocabSize ?? vocabSize;
   const config = headConfig(target.config, { draftVocabSize, intermediateSize });
   const random = randomMatrices(options.seed ?? 2);
-  const every = Math.floor(vocabSize / draftVocabSize);
-  const offsets = BigInt64Array.from({ length: draftVocabSize }, (_, draft) => BigInt(draft * every - draft));
   return {
     config,
     tensors: {
       'fc.weight': random(hiddenSize, 2 * hiddenSize),
       ...layerTensors('layers.0.', config, random),
-      ...(draftVocabSize < vocabSize && { d2t: { shape: [draftVocabSize], data: offsets } }),
+      ...(draftVocabSize < vocabSize && { d2t: draftMap(draftVocabSize, vocabSize) }),
     },
   };
 }
@@ -107,4 +113,30 @@ export function tinyHead(
 ): EagleHead {
   const { config, tensors } = tinyHeadParts(target, options);
   return new EagleHead(target, config, memorySource('tiny-head', tensors), { dtype: 'f32' });
+}
+
+/** Medusa heads that fit `target`: with its own LM head, or `own` ones. */
+export function tinyMedusa(
+  target: TargetModel,
+  options: {
+    readonly heads?: number;
+    readonly layers?: number;
+    readonly own?: boolean;
+    readonly draftVocabSize?: number;
+  } = {},
+): MedusaHeads {
+  const { hiddenSize: d, vocabSize } = target.config;
+  const { heads = 3, layers = 1, own = false, draftVocabSize = vocabSize } = options;
+  const random = randomMatrices(4);
+  const tensors: Record<string, MemoryTensor> = {};
+  for (let head = 0; head < heads; head++) {
+    for (let layer = 0; layer < layers; layer++) {
+      tensors[`${head}.${layer}.linear.weight`] = random(d, d);
+      tensors[`${head}.${layer}.linear.bias`] = { shape: [d], data: random(1, d).data };
+    }
+    if (own) tensors[`${head}.${layers}.weight`] = random(draftVocabSize, d);
+  }
+  if (draftVocabSize < vocabSize) tensors.d2t = draftMap(draftVocabSize, vocabSize);
+  const config = { heads, layers, ...(draftVocabSize < vocabSize && { draftVocabSize }) };
+  return new MedusaHeads(target, config, memorySource('tiny-medusa', tensors), { dtype: 'f32' });
 }

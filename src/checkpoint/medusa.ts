@@ -1,0 +1,78 @@
+/**
+ * The files of Medusa heads, in both published layouts and within a merged model. Knows nothing of the target they should fit: `draft/`
+ * checks that.
+ */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import type { MedusaConfig } from '../draft/medusa-config.ts';
+import { CheckpointError } from '../errors.ts';
+import type { TensorSource } from '../tensor/source.ts';
+import { readMedusaConfig } from './config.ts';
+import { readJsonIfPresent } from './file.ts';
+import { openSafetensors, openSafetensorsDirectory } from './safetensors.ts';
+import { openTorch } from './torch.ts';
+
+/** Configs are about 1 kB. */
+const MAX_CONFIG_BYTES = 4 * 2 ** 20;
+
+/** The files that heads may be in: their own, or those of a model that was trained with them. The first that is there is read. */
+const WEIGHT_FILES: readonly {
+  readonly file: string;
+  readonly open: (path: string, directory: string) => TensorSource;
+}[] = [
+  { file: 'medusa_lm_head.safetensors', open: openSafetensors },
+  { file: 'medusa_lm_head.pt', open: openTorch },
+  { file: 'model.safetensors', open: openSafetensors },
+  { file: 'model.safetensors.index.json', open: (_, directory) => openSafetensorsDirectory(directory) },
+  { file: 'pytorch_model.bin', open: openTorch },
+];
+
+export interface MedusaFiles extends Disposable {
+  readonly config: MedusaConfig;
+  /** The heads' tensors alone, without `medusa_head.` in front, whatever the file says. */
+  readonly source: TensorSource;
+}
+
+/** Opens and checks the headers; weights are read later. Dispose to close the file. */
+export function openMedusaFiles(directory: string): MedusaFiles {
+  const configPath = join(directory, 'config.json');
+  const json = readJsonIfPresent(configPath, MAX_CONFIG_BYTES);
+  if (json === undefined) {
+    const rule = 'must exist: Medusa heads are a directory with config.json and medusa_lm_head.safetensors or .pt';
+    throw new CheckpointError(configPath, 'file', rule);
+  }
+  const config = readMedusaConfig(json, configPath);
+  const weights = WEIGHT_FILES.find(({ file }) => existsSync(join(directory, file)));
+  if (weights === undefined) {
+    const rule = `must hold ${WEIGHT_FILES.map(({ file }) => file).join(' or ')}`;
+    throw new CheckpointError(directory, 'directory', rule);
+  }
+  const opened = weights.open(join(directory, weights.file), directory);
+  try {
+    const source = headsOf(opened);
+    return { config, source, [Symbol.dispose]: () => source[Symbol.dispose]() };
+  } catch (error) {
+    opened[Symbol.dispose]();
+    throw error;
+  }
+}
+
+/** A merged model has the heads beside its own tensors. */
+function headsOf(source: TensorSource): TensorSource {
+  const originals = new Map<string, string>();
+  for (const original of source.entries.keys()) {
+    const [, name] = /^(?:medusa_head\.)?(\d+\.\d+\..*|d2t)$/.exec(original) ?? [];
+    if (name === undefined) continue;
+    if (originals.has(name))
+      throw new CheckpointError(source.path, name, 'is there twice, with "medusa_head." in front and without');
+    originals.set(name, original);
+  }
+  return {
+    path: source.path,
+    entries: new Map(
+      Array.from(originals, ([name, original]) => [name, { ...source.entries.get(original)!, name }] as const),
+    ),
+    read: (name, firstRow, rows) => source.read(originals.get(name) ?? name, firstRow, rows),
+    [Symbol.dispose]: () => source[Symbol.dispose](),
+  };
+}

@@ -1,0 +1,60 @@
+/** Medusa heads for a model, from nothing but the model, on the same text as every other drafter. */
+import type { Command } from 'commander';
+import { growMedusaTree } from '../draft/medusa-tree.ts';
+import { DEFAULT_DRAFT_VOCABULARY } from '../train/eagle-run.ts';
+import { MEDUSA_ADAMW, MedusaRun, type MedusaRunOptions } from '../train/medusa-run.ts';
+import { saveMedusa } from '../train/save.ts';
+import { positiveNumber } from './common.ts';
+import { type Course, type TrainingFlags, train, withTrainingOptions } from './training.ts';
+
+interface Flags extends TrainingFlags {
+  readonly heads: number;
+  readonly layers: number;
+  readonly draftVocab?: number;
+}
+
+/** Below the root, of the tree that is saved with the heads: as many as the authors'. */
+const TREE_NODES = 63;
+
+export function register(parent: Command): void {
+  const command = parent
+    .command('medusa')
+    .description('Medusa heads; the same command goes on where it was interrupted');
+  withTrainingOptions(command, { product: 'heads', learningRate: 1e-3 })
+    .option('--heads <n>', 'tokens guessed beyond the next one', positiveNumber, 4)
+    .option('--layers <n>', 'residual blocks of each head', positiveNumber, 1)
+    .option(
+      '--draft-vocab <n>',
+      `tokens that the heads can propose (default: ${DEFAULT_DRAFT_VOCABULARY}, or all)`,
+      positiveNumber,
+    )
+    .action((flags: Flags) => train(flags, course(flags)));
+}
+
+function course(flags: Flags): Course<MedusaRun> {
+  return {
+    command: 'medusa',
+    product: 'heads',
+    title: `Medusa heads for ${flags.model}`,
+    begin(work, { target }, features, { settings, ...rest }) {
+      const { heads, layers, draftVocab: draftVocabSize } = flags;
+      const options: MedusaRunOptions = {
+        settings: { ...settings, adamW: MEDUSA_ADAMW },
+        heads,
+        layers,
+        draftVocabSize,
+        ...rest,
+      };
+      return new MedusaRun(work, target, features, options);
+    },
+    facts: ({ coverage }) => ({ draftVocabularyCoverage: coverage }),
+    card: (agreement) =>
+      `Published Medusa layout, version 2: embedding and LM head are the target's. Share of held-back text's own tokens that are the best guess, 2, 3, … places ahead: ${agreement.map((share) => share.toFixed(2)).join(', ')}. \`tree.json\` is a tree grown from their accuracies by rank.`,
+    save(directory, run, { provenance, card }, { kernels }) {
+      const accuracies = run.accuracies();
+      const tree = growMedusaTree(accuracies, { nodes: TREE_NODES });
+      const texts = { provenance: { ...provenance, accuracies }, card };
+      saveMedusa(directory, kernels, run.heads, { base: flags.model, tree }, texts);
+    },
+  };
+}

@@ -1,0 +1,145 @@
+/**
+ * Medusa drafting (arXiv:2401.10774 §2.1): all heads look at the target's feature of the last token it has seen, once a round, and each
+ * guesses for its own depth. So the guesses below a node are the same whatever the node says: child rank r at depth s is the r-th best
+ * of head s - 1 (a Cartesian product, of which the tree keeps the likely part). There is no cache, and nothing to catch up with.
+ */
+import type { TargetModel } from '../model/target.ts';
+import { copyRow, ScratchTensor, type Tensor } from '../tensor/tensor.ts';
+import type { TreeBudget } from './budget.ts';
+import { ChosenGuesses } from './chosen-guesses.ts';
+import type { DraftLaws, DraftSampling } from './draft-laws.ts';
+import type { Drafter } from './drafter.ts';
+import { DrawnGuesses } from './drawn-guesses.ts';
+import type { MedusaHeads } from './medusa-heads.ts';
+import { type DraftTree, depthOf } from './tree.ts';
+import type { Guesses, TreeGrower } from './tree-grower.ts';
+import { createGrower, type TreePolicy } from './tree-policy.ts';
+
+export class MedusaDrafter implements Drafter {
+  readonly name = 'medusa';
+  readonly maxNodes: number;
+  readonly #target: TargetModel;
+  readonly #heads: MedusaHeads;
+  readonly #grower: TreeGrower;
+  /** Heads that the tree has a level for. */
+  readonly #levels: number;
+
+  /** Of the last committed row. Known once a row of the running text was observed. */
+  readonly #feature = new ScratchTensor(); // [1, d]
+  #known = false;
+  #committed = 0; // rows of the running text
+
+  readonly #headGuesses: Guesses; // [levels, branching]
+  readonly #guesses: Guesses; // [level's rows, branching]
+  readonly #chosen: ChosenGuesses;
+  /** What the running text asks for; undefined chooses the best guesses. */
+  #sampling: DraftSampling | undefined;
+  #drawn: DrawnGuesses | undefined; // made when first asked for
+  /**
+   * A head draws once for all nodes of its depth. Siblings come from its law without replacement, whatever stands above them, and of a
+   * depth only the children of one node are ever verified: that other nodes have the same ones makes no difference.
+   */
+  readonly #laws: DraftLaws = {
+    draft: (node) => this.#drawn!.law(depthOf(this.#tree.parents, node)),
+    drawing: () => 'without-replacement',
+  };
+  #tree!: DraftTree;
+
+  /** @param policy whose nodes deeper than there are heads are never proposed. */
+  constructor(target: TargetModel, heads: MedusaHeads, policy: TreePolicy) {
+    this.#target = target;
+    this.#heads = heads;
+    const grower = createGrower(policy, heads.draftVocabSize);
+    const { maxRows, maxLevels, branching } = grower;
+    this.#grower = grower;
+    this.maxNodes = grower.maxNodes;
+    this.#levels = Math.min(heads.config.heads, maxLevels + 1);
+    this.#feature.reshape(1, target.config.hiddenSize);
+    this.#headGuesses = guessesOf(this.#levels, branching);
+    this.#guesses = guessesOf(maxRows, branching);
+    this.#chosen = new ChosenGuesses(target.kernels, this.#levels, branching);
+  }
+
+  /** The loop computes the last token of every prompt, and that is the row whose feature the heads will read. */
+  resume(_text: readonly number[], held: number, sampling?: DraftSampling): number {
+    this.#sampling = this.#grower.drawnRows === undefined ? undefined : sampling;
+    this.#known = false;
+    this.#committed = held;
+    return held;
+  }
+
+  observe(_tokens: Int32Array, features: Tensor, rows: Int32Array, count: number): void {
+    if (count === 0) return;
+    copyRow(this.#feature, 0, features, rows[count - 1]!);
+    this.#known = true;
+    this.#committed += count;
+  }
+
+  propose(root: number, maxDepth: number): DraftTree {
+    const grower = this.#grower;
+    const levels = Math.min(maxDepth, this.#levels);
+    const wanted = grower.start(root, levels, this.#known ? 1 : 0, this.#startDrawing());
+    if (wanted && this.#known && levels > 0 && this.maxNodes > 1) {
+      this.#guess(levels);
+      for (let level = 0, rows = 1; rows > 0; level++) {
+        this.#spread(level, rows);
+        rows = grower.grow(this.#guesses);
+      }
+    }
+    this.#tree = grower.finish();
+    return this.#tree;
+  }
+
+  /** The laws of the next tree, if its nodes shall be drawn. */
+  #startDrawing(): DraftLaws | undefined {
+    if (this.#sampling === undefined) return undefined;
+    this.#drawn ??= this.#createDrawnGuesses();
+    this.#drawn.start(this.#sampling, this.#committed);
+    return this.#laws;
+  }
+
+  #createDrawnGuesses(): DrawnGuesses {
+    const { vocabSize } = this.#target.config;
+    const { branching } = this.#grower;
+    return new DrawnGuesses(this.#target.kernels, vocabSize, this.#heads.targetIds, this.#levels, branching);
+  }
+
+  /** The first `levels` heads' guesses. */
+  #guess(levels: number): void {
+    const logits = this.#heads.logits(this.#feature, levels);
+    if (this.#sampling === undefined) this.#chosen.choose(logits, levels, this.#headGuesses);
+    else this.#drawn!.draw(logits, levels, this.#headGuesses);
+    const { targetIds } = this.#heads;
+    if (targetIds === undefined) return;
+    const { tokens } = this.#headGuesses;
+    for (let i = 0; i < levels * this.#grower.branching; i++) tokens[i] = targetIds[tokens[i]!]!;
+  }
+
+  /** One head's guesses after each row of a level. */
+  #spread(level: number, rows: number): void {
+    const { branching } = this.#grower;
+    const { tokens, logProbabilities } = this.#headGuesses;
+    const from = level * branching;
+    for (let i = 0; i < rows * branching; i++) {
+      this.#guesses.tokens[i] = tokens[from + (i % branching)]!;
+      this.#guesses.logProbabilities[i] = logProbabilities[from + (i % branching)]!;
+    }
+  }
+
+  get budget(): TreeBudget | undefined {
+    return this.#grower.budget;
+  }
+
+  settle(path: Int32Array, pathLength: number, bonus: number, forwardMs: number): void {
+    this.#grower.settle?.(path, pathLength, bonus, forwardMs);
+  }
+
+  [Symbol.dispose](): void {
+    this.#heads[Symbol.dispose]();
+  }
+}
+
+const guessesOf = (rows: number, branching: number): Guesses => ({
+  tokens: new Int32Array(rows * branching),
+  logProbabilities: new Float64Array(rows * branching),
+});

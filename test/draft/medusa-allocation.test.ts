@@ -1,0 +1,32 @@
+/** Medusa allocates nothing either; in a process of its own, for lookahead's reason. */
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { MedusaDrafter } from '../../src/draft/medusa.ts';
+import { staticShape } from '../../src/draft/tree.ts';
+import { createKernels } from '../../src/kernels/choose.ts';
+import { allocationOf, GARBAGE_BYTES, GROWTH_BYTES, LAWS, warmUp } from '../support/garbage.ts';
+import { TINY_CONFIG, tinyMedusa, tinyTarget } from '../support/tiny.ts';
+
+const kernels = createKernels();
+const target = tinyTarget(kernels, { config: { ...TINY_CONFIG, contextLength: 3072 } });
+afterAll(() => {
+  target[Symbol.dispose]();
+  kernels.dispose();
+});
+
+/** Draws of every head, kept with their laws. */
+const GARBAGE_BYTES_DRAWN = 1000;
+
+const make = (): MedusaDrafter => new MedusaDrafter(target, tinyMedusa(target), staticShape(12));
+
+beforeAll(() => {
+  using drafter = make();
+  warmUp(target, drafter);
+});
+
+it.each(Object.entries(LAWS))('%s', (_, options) => {
+  using drafter = make();
+  const { garbage, growth, arrayBuffers } = allocationOf(target, drafter, options);
+  expect(garbage).toBeLessThan(options.verify ? GARBAGE_BYTES_DRAWN : GARBAGE_BYTES);
+  expect(growth).toBeLessThan(GROWTH_BYTES);
+  expect(arrayBuffers).toBeLessThanOrEqual(0);
+});
