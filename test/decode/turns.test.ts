@@ -3,6 +3,7 @@ import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
 import { type GenerateEvent, type GenerateOptions, generate } from '../../src/decode/generate.ts';
 import type { Drafter } from '../../src/draft/drafter.ts';
 import { EagleDrafter } from '../../src/draft/eagle.ts';
+import { HybridDrafter } from '../../src/draft/hybrid.ts';
 import { NoDrafter } from '../../src/draft/none.ts';
 import { staticShape } from '../../src/draft/tree.ts';
 import { createKernels } from '../../src/kernels/choose.ts';
@@ -117,7 +118,7 @@ const OPTIONS: readonly GenerateOptions[] = [
 ];
 /** The head's last row has eaten a token of the old text: where the texts part within what it has seen, one row more is computed. */
 const parted = (drafter: Drafter, shared: number): number =>
-  drafter instanceof EagleDrafter && drafter.maxNodes > 1 ? shared - 1 : shared;
+  (drafter instanceof EagleDrafter || drafter instanceof HybridDrafter) && drafter.maxNodes > 1 ? shared - 1 : shared;
 
 describe.each(Object.entries(DRAFTERS))('%s', (name, make) => {
   it.each(OPTIONS)('a further turn computes only what is new, %o', (options) => {
