@@ -180,6 +180,7 @@ export class Engine implements Disposable {
         eagle: headDirectory,
         hybrid: headDirectory,
         draft: draft?.path,
+        medusa: options.medusa,
       };
       const medusaDirectory = options.medusa;
       const parts = {

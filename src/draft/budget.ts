@@ -105,7 +105,7 @@ export class TreeBudget {
 
   /**
    * Tokens that the best tree is worth, less what it costs, if looking at `expanded` nodes of `frontier` finds after each a guess that
-   * stands with the chance `worth`.
+   * stands with the chance `worth`. @param draftMs of the drafter, for looking.
    */
   netWorth(
     reach: Float64Array,
@@ -114,6 +114,7 @@ export class TreeBudget {
     frontier: Int32Array,
     expanded: number,
     worth: number,
+    draftMs: number,
   ): number {
     const { price, target } = this;
     let most = -price * target.at(1);
@@ -128,7 +129,7 @@ export class TreeBudget {
       drafts += Math.max(next, hope);
       most = Math.max(most, drafts - price * target.at(nodes));
     }
-    return expanded === 0 ? most : most - price * this.draft.at(expanded);
+    return most - price * draftMs;
   }
 
   /** Nodes, root included, of the tree worth most. @param reach chances to stand of `count` candidates, likeliest first. */

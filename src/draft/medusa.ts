@@ -7,6 +7,7 @@ import type { TargetModel } from '../model/target.ts';
 import { copyRow, ScratchTensor, type Tensor } from '../tensor/tensor.ts';
 import type { TreeBudget } from './budget.ts';
 import { ChosenGuesses } from './chosen-guesses.ts';
+import type { DraftForwards } from './costs.ts';
 import type { DraftLaws, DraftSampling } from './draft-laws.ts';
 import type { Drafter } from './drafter.ts';
 import { DrawnGuesses } from './drawn-guesses.ts';
@@ -143,3 +144,27 @@ const guessesOf = (rows: number, branching: number): Guesses => ({
   tokens: new Int32Array(rows * branching),
   logProbabilities: new Float64Array(rows * branching),
 });
+
+/** One pass of all heads with the choice of the best guesses, to be timed: it takes as long for a tree of any size. */
+export class MedusaForwards implements DraftForwards {
+  readonly #heads: MedusaHeads;
+  readonly #feature = new ScratchTensor();
+  readonly #chosen: ChosenGuesses;
+  readonly #guesses: Guesses;
+
+  /** @param guesses wanted of each head. */
+  constructor(target: TargetModel, heads: MedusaHeads, guesses: number) {
+    const branching = Math.min(guesses, heads.draftVocabSize);
+    this.#heads = heads;
+    this.#feature.reshape(1, target.config.hiddenSize);
+    this.#chosen = new ChosenGuesses(target.kernels, heads.config.heads, branching);
+    this.#guesses = guessesOf(heads.config.heads, branching);
+  }
+
+  forward(): void {
+    const { heads } = this.#heads.config;
+    this.#chosen.choose(this.#heads.logits(this.#feature, heads), heads, this.#guesses);
+  }
+
+  [Symbol.dispose](): void {}
+}

@@ -12,11 +12,10 @@ import type { EagleHead } from './eagle-head.ts';
 import { HybridDrafter } from './hybrid.ts';
 import { LookaheadDrafter } from './lookahead.ts';
 import { checkLookahead, DEFAULT_LOOKAHEAD, type LookaheadOptions } from './lookahead-options.ts';
-import { MedusaDrafter } from './medusa.ts';
+import { MedusaDrafter, MedusaForwards } from './medusa.ts';
 import type { MedusaHeads } from './medusa-heads.ts';
 import { NoDrafter } from './none.ts';
 import { PromptLookupDrafter } from './prompt-lookup.ts';
-import { staticShape } from './tree.ts';
 import type { TreePolicy } from './tree-policy.ts';
 
 /** What there is to make drafters from. */
@@ -118,14 +117,13 @@ function makeHybrid(parts: DrafterParts): Drafter | undefined {
   if (openHead === undefined || (tree !== undefined && tree.kind !== 'auto')) return undefined;
   return new HybridDrafter(target.config.vocabSize, contextSize, (grafter) => createEagle('hybrid', parts, grafter)!);
 }
-/** TODO(auto): without a tree it is to be the budget, as EAGLE's, once costs are measured for drafters other than EAGLE. */
-const MEDUSA_DEFAULT_TREE = staticShape(16);
-
-function makeMedusa({ target, openMedusa, tree = MEDUSA_DEFAULT_TREE }: DrafterParts): Drafter | undefined {
+function makeMedusa(parts: DrafterParts): Drafter | undefined {
+  const { target, openMedusa } = parts;
   if (openMedusa === undefined) return undefined;
   const heads = openMedusa();
   try {
-    return new MedusaDrafter(target, heads, tree);
+    const policy = policyOf('medusa', parts, () => new MedusaForwards(target, heads, MOST_GUESSES));
+    return new MedusaDrafter(target, heads, policy.kind === 'auto' ? { ...policy, once: true } : policy);
   } catch (error) {
     heads[Symbol.dispose]();
     throw error;

@@ -1,18 +1,16 @@
 /** The kinds of tree: a shape fixed once, filled every round; one that follows the head's confidence; one that follows what pays. */
 import { TreeBudget } from './budget.ts';
-import { BudgetGrower, type Grafter } from './budget-grower.ts';
+import { BudgetGrower, type BudgetGrowerOptions } from './budget-grower.ts';
 import type { TreeCosts } from './costs.ts';
 import { FixedGrower } from './fixed-grower.ts';
 import { DynamicGrower, type DynamicTree } from './grow.ts';
 import type { TreeShape } from './tree.ts';
 import type { TreeGrower } from './tree-grower.ts';
 
-export interface BudgetTree {
+export interface BudgetTree extends BudgetGrowerOptions {
   readonly kind: 'auto';
   /** As measured at load: where the budget starts. */
   readonly costs: TreeCosts;
-  /** Adds guesses of another source. */
-  readonly grafter?: Grafter;
 }
 
 export type TreePolicy = TreeShape | DynamicTree | BudgetTree;
@@ -35,7 +33,7 @@ function makeGrower(policy: TreePolicy, vocabSize: number): TreeGrower {
     case 'dynamic':
       return new DynamicGrower(policy);
     case 'auto':
-      return new BudgetGrower(new TreeBudget(policy.costs), vocabSize, policy.grafter);
+      return new BudgetGrower(new TreeBudget(policy.costs), vocabSize, policy);
     default:
       return policy satisfies never;
   }

@@ -32,7 +32,7 @@ describe('a grafted guess', () => {
     logProbabilities: Float64Array.of(0.3, 0.2, 0.1, 0.1, 0.1).map(Math.log),
   };
   const grow = (grafter: (grower: BudgetGrower) => void): { grower: BudgetGrower; tree: DraftTree } => {
-    const grower = new BudgetGrower(new TreeBudget(CHEAP), vocabSize, grafter);
+    const grower = new BudgetGrower(new TreeBudget(CHEAP), vocabSize, { grafter });
     grower.start(1, 6, 1);
     for (let rows = grower.grow(guesses); rows > 0; ) rows = 0;
     return { grower, tree: grower.finish() };
@@ -76,8 +76,8 @@ describe('a grafted guess', () => {
     ['never stands, is not', 21, (first: number, last: number) => last < first && last < 0.1],
   ])('that %s', (_, bonus, holds) => {
     const reaches: number[] = [];
-    const grower = new BudgetGrower(new TreeBudget(CHEAP), vocabSize, (self) => {
-      reaches.push(self.reach(self.graft(ROOT, 20, Math.log(0.7))!));
+    const grower = new BudgetGrower(new TreeBudget(CHEAP), vocabSize, {
+      grafter: (self) => void reaches.push(self.reach(self.graft(ROOT, 20, Math.log(0.7))!)),
     });
     for (let round = 0; round < 50; round++) {
       grower.start(1, 6, 0); // no head
