@@ -3,7 +3,7 @@
  * without input norm; its output is the predicted next feature, and the target's frozen LM head reads it.
  */
 import { CheckpointError } from '../errors.ts';
-import { type PackedMatrix, packedBytes, type WeightDtype } from '../kernels/kernels.ts';
+import type { PackedMatrix, WeightDtype } from '../kernels/kernels.ts';
 import type { ForwardBatch, ForwardRows } from '../model/forward-batch.ts';
 import { KvCache } from '../model/kv-cache.ts';
 import {
@@ -21,7 +21,7 @@ import { EagerOps, type Ops } from '../tensor/ops.ts';
 import type { TensorSource } from '../tensor/source.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import type { HeadConfig } from './head-config.ts';
-import { readTargetIds, selectMatrixRows } from './head-vocabulary.ts';
+import { cutLmHead, readTargetIds } from './head-vocabulary.ts';
 
 export interface HeadOptions {
   /** Of the head and its cut LM head: it never changes the text, only how often guesses are right. */
@@ -73,15 +73,9 @@ export class EagleHead implements Disposable {
       // As with `fc.bias`, the file decides; a part of the three is an error.
       const qkvBias = ['q', 'k', 'v'].some((of) => loader.has(`layers.0.self_attn.${of}_proj.bias`));
       this.#layer = loadLayer(loader, 'layers.0.', config, { rotaryLayout: 'half', inputNorm: false, qkvBias });
-      if (this.targetIds === undefined) {
-        this.#lmHead = target.lmHead;
-      } else {
-        const rows = this.targetIds.length;
-        const buffer = kernels.allocate(packedBytes(options.dtype, rows, d), true);
-        this.#buffers.push(buffer);
-        this.#lmHead = { dtype: options.dtype, rows, cols: d, data: new Uint8Array(buffer) };
-        selectMatrixRows(target, this.#lmHead, this.targetIds);
-      }
+      const { targetIds } = this;
+      this.#lmHead =
+        targetIds === undefined ? target.lmHead : cutLmHead(target, targetIds, options.dtype, this.#buffers);
     } catch (error) {
       this[Symbol.dispose]();
       throw error;

@@ -1,6 +1,6 @@
 /** The draft vocabulary: a head may guess fewer tokens than the target has, and its LM head is cut to them. */
 import { CheckpointError } from '../errors.ts';
-import type { PackedMatrix } from '../kernels/kernels.ts';
+import { type PackedMatrix, packedBytes, type WeightDtype } from '../kernels/kernels.ts';
 import type { TargetModel } from '../model/target.ts';
 import type { TensorSource } from '../tensor/source.ts';
 
@@ -50,14 +50,25 @@ export function readTargetIds(source: TensorSource, config: VocabularySizes): In
   return ids;
 }
 
-/** Rows `ids` of the target's LM head become `to` [ids.length, d], of whatever type that is. */
-export function selectMatrixRows(target: TargetModel, to: PackedMatrix, ids: Int32Array): void {
+/** The target's LM head cut to the rows `ids`: [ids.length, d]. @param owned gets its buffer, for the caller to release. */
+export function cutLmHead(
+  target: TargetModel,
+  ids: Int32Array,
+  dtype: WeightDtype,
+  owned: ArrayBuffer[],
+): PackedMatrix {
+  const { kernels, lmHead } = target;
+  const { cols } = lmHead;
+  const buffer = kernels.allocate(packedBytes(dtype, ids.length, cols), true);
+  owned.push(buffer);
+  const cut: PackedMatrix = { dtype, rows: ids.length, cols, data: new Uint8Array(buffer) };
   const rowsAtOnce = 256; // bounds the f32 copy to a few hundred kB
-  const rows = new Float32Array(rowsAtOnce * to.cols);
+  const rows = new Float32Array(rowsAtOnce * cols);
   const identity = Int32Array.from({ length: rowsAtOnce }, (_, i) => i);
   for (let first = 0; first < ids.length; first += rowsAtOnce) {
     const part = ids.subarray(first, first + rowsAtOnce);
-    target.kernels.gatherRows(rows, to.cols, target.lmHead, part, part.length);
-    target.kernels.pack(to, first, new Uint8Array(rows.buffer), 'F32', identity.subarray(0, part.length));
+    kernels.gatherRows(rows, cols, lmHead, part, part.length);
+    kernels.pack(cut, first, new Uint8Array(rows.buffer), 'F32', identity.subarray(0, part.length));
   }
+  return cut;
 }

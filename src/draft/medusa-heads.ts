@@ -4,7 +4,7 @@
  * x + SiLU(W x + b), then an LM head. That is the target's own where the file has only blocks (the authors' version 2), else one of each
  * head's own (v0.1).
  */
-import { type PackedMatrix, packedBytes } from '../kernels/kernels.ts';
+import type { PackedMatrix } from '../kernels/kernels.ts';
 import type { WeightTensor } from '../model/layers.ts';
 import type { TargetModel } from '../model/target.ts';
 import { WeightLoader } from '../model/weights.ts';
@@ -12,7 +12,7 @@ import { EagerOps, type Ops } from '../tensor/ops.ts';
 import type { TensorSource } from '../tensor/source.ts';
 import { copyRow, ScratchTensor, type Tensor } from '../tensor/tensor.ts';
 import type { HeadOptions } from './eagle-head.ts';
-import { readTargetIds, selectMatrixRows } from './head-vocabulary.ts';
+import { cutLmHead, readTargetIds } from './head-vocabulary.ts';
 import type { MedusaConfig } from './medusa-config.ts';
 
 interface ResidualBlock {
@@ -57,7 +57,10 @@ export class MedusaHeads implements Disposable {
     this.#outputs.reshape(heads, d);
     this.#logits.reshape(this.sharedLmHead ? 0 : heads, draftVocabSize);
     try {
-      const shared = this.sharedLmHead ? this.#createLmHead(options) : undefined;
+      const { targetIds } = this;
+      const ofTarget = (): PackedMatrix =>
+        targetIds === undefined ? target.lmHead : cutLmHead(target, targetIds, options.dtype, this.#buffers);
+      const shared = this.sharedLmHead ? ofTarget() : undefined;
       // v0.1 repeats one module, so that its L blocks are the same: the file has each of them.
       this.#heads = Array.from({ length: heads }, (_, head) => ({
         blocks: Array.from({ length: layers }, (_, layer) => ({
@@ -70,19 +73,6 @@ export class MedusaHeads implements Disposable {
       this[Symbol.dispose]();
       throw error;
     }
-  }
-
-  /** The target's LM head, cut to the draft vocabulary where there is one. */
-  #createLmHead({ dtype }: HeadOptions): PackedMatrix {
-    const { kernels, lmHead } = this.#target;
-    if (this.targetIds === undefined) return lmHead;
-    const { cols } = lmHead;
-    const rows = this.draftVocabSize;
-    const buffer = kernels.allocate(packedBytes(dtype, rows, cols), true);
-    this.#buffers.push(buffer);
-    const cut: PackedMatrix = { dtype, rows, cols, data: new Uint8Array(buffer) };
-    selectMatrixRows(this.#target, cut, this.targetIds);
-    return cut;
   }
 
   /**
