@@ -9,10 +9,10 @@ import { type KvCache, type KvSequence, sharedPrefix } from '../model/kv-cache.t
 import type { TargetModel } from '../model/target.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import type { TreeBudget } from './budget.ts';
-import { DRAFT_ROWS, type DraftForwards, fillFlat } from './costs.ts';
+import { DRAFT_ROWS, type DraftForwards } from './costs.ts';
 import type { DraftSampling } from './draft-laws.ts';
 import type { Drafter } from './drafter.ts';
-import { LevelDrafting, type LevelModel, levelExtras } from './level-drafting.ts';
+import { LevelDrafting, LevelForwards, type LevelModel, levelExtras } from './level-drafting.ts';
 import type { DraftTree } from './tree.ts';
 import type { TreeGrower } from './tree-grower.ts';
 import { createGrower, type TreePolicy } from './tree-policy.ts';
@@ -132,31 +132,13 @@ function checkVocabulary(target: TargetModel, model: TargetModel): void {
     throw new RequestError('draftModel', `must have the target's vocabulary of ${wanted} tokens, has ${got}`);
 }
 
-/** The draft model's forwards with the choice of the best guesses, to be timed. */
-export class DraftModelForwards implements DraftForwards {
-  readonly #model: TargetModel;
-  readonly #cache: KvCache;
-  readonly #batch = new ForwardBatch(Math.max(...DRAFT_ROWS));
-  readonly #tokens: Int32Array;
-  readonly #values: Float32Array;
-
-  /** @param guesses wanted after each row. */
-  constructor(model: TargetModel, guesses: number) {
-    this.#model = model;
-    this.#cache = model.createCache(1, this.#batch.maxRows);
-    const count = this.#batch.maxRows * Math.min(guesses, model.config.vocabSize);
-    this.#tokens = new Int32Array(count);
-    this.#values = new Float32Array(count);
-  }
-
-  forward(rows: number): void {
-    fillFlat(this.#batch, this.#cache, rows);
-    const { logits } = this.#model.forward(this.#batch, this.#cache);
-    const guesses = this.#tokens.length / this.#batch.maxRows;
-    this.#model.kernels.topK(this.#tokens, this.#values, logits.data, rows, logits.cols, guesses);
-  }
-
-  [Symbol.dispose](): void {
-    this.#cache[Symbol.dispose]();
-  }
+/** The draft model's forwards, to be timed. @param guesses wanted after each row. */
+export function draftModelForwards(model: TargetModel, guesses: number): DraftForwards {
+  const cache = model.createCache(1, Math.max(...DRAFT_ROWS));
+  return new LevelForwards(
+    model.kernels,
+    Math.min(guesses, model.config.vocabSize),
+    cache,
+    (batch) => model.forward(batch, cache).logits,
+  );
 }

@@ -7,11 +7,11 @@ import { type KvCache, type KvSequence, sharedPrefix } from '../model/kv-cache.t
 import type { TargetModel } from '../model/target.ts';
 import { copyRow, ScratchTensor, type Tensor } from '../tensor/tensor.ts';
 import type { TreeBudget } from './budget.ts';
-import { DRAFT_ROWS, type DraftForwards, fillFlat } from './costs.ts';
+import { DRAFT_ROWS, type DraftForwards } from './costs.ts';
 import type { DraftSampling } from './draft-laws.ts';
 import type { Drafter } from './drafter.ts';
 import type { EagleHead } from './eagle-head.ts';
-import { LevelDrafting, type LevelModel, levelExtras } from './level-drafting.ts';
+import { LevelDrafting, LevelForwards, type LevelModel, levelExtras } from './level-drafting.ts';
 import type { DraftTree } from './tree.ts';
 import type { TreeGrower } from './tree-grower.ts';
 import { createGrower, type TreePolicy } from './tree-policy.ts';
@@ -141,36 +141,12 @@ export class EagleDrafter implements Drafter, LevelModel {
   }
 }
 
-/** The head's forwards with the choice of the best guesses, to be timed. */
-export class EagleForwards implements DraftForwards {
-  readonly #target: TargetModel;
-  readonly #head: EagleHead;
-  readonly #cache: KvCache;
-  readonly #batch = new ForwardBatch(Math.max(...DRAFT_ROWS));
-  readonly #features = new ScratchTensor();
-  readonly #tokens: Int32Array;
-  readonly #values: Float32Array;
-
-  /** @param guesses wanted after each row. */
-  constructor(target: TargetModel, head: EagleHead, guesses: number) {
-    this.#target = target;
-    this.#head = head;
-    this.#cache = head.createCache(this.#batch.maxRows);
-    const count = this.#batch.maxRows * Math.min(guesses, head.config.draftVocabSize);
-    this.#tokens = new Int32Array(count);
-    this.#values = new Float32Array(count);
-  }
-
-  forward(rows: number): void {
-    const batch = this.#batch;
-    fillFlat(batch, this.#cache, rows);
-    const features = this.#features.reshape(rows, this.#head.config.hiddenSize);
-    const logits = this.#head.logits(batch, this.#head.forward(batch, features, this.#cache));
-    const guesses = this.#tokens.length / batch.maxRows;
-    this.#target.kernels.topK(this.#tokens, this.#values, logits.data, rows, logits.cols, guesses);
-  }
-
-  [Symbol.dispose](): void {
-    this.#cache[Symbol.dispose]();
-  }
+/** The head's forwards, to be timed. @param guesses wanted after each row. */
+export function eagleForwards(target: TargetModel, head: EagleHead, guesses: number): DraftForwards {
+  const features = new ScratchTensor();
+  const { hiddenSize, draftVocabSize } = head.config;
+  const cache = head.createCache(Math.max(...DRAFT_ROWS));
+  return new LevelForwards(target.kernels, Math.min(guesses, draftVocabSize), cache, (batch) =>
+    head.logits(batch, head.forward(batch, features.reshape(batch.rows, hiddenSize), cache)),
+  );
 }

@@ -3,10 +3,11 @@
  * says which nodes come next, the model guesses after them; rows of guesses are dropped when the tree is grown.
  */
 import type { Kernels } from '../kernels/kernels.ts';
-import type { ForwardBatch } from '../model/forward-batch.ts';
-import type { KvSequence } from '../model/kv-cache.ts';
+import { ForwardBatch } from '../model/forward-batch.ts';
+import type { KvCache, KvSequence } from '../model/kv-cache.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { ChosenGuesses } from './chosen-guesses.ts';
+import { DRAFT_ROWS, type DraftForwards, fillFlat } from './costs.ts';
 import type { DraftLaws, DraftSampling } from './draft-laws.ts';
 import { DrawnGuesses } from './drawn-guesses.ts';
 import type { DraftTree } from './tree.ts';
@@ -164,4 +165,37 @@ export class LevelDrafting {
 /** Ancestors of all rows of a level together, at most: a batch needs room for them. */
 export function levelExtras({ maxRows, maxLevels }: TreeGrower): number {
   return maxRows * maxLevels;
+}
+
+/** The forwards of a model that grows trees level by level, with the choice of the best guesses, to be timed. */
+export class LevelForwards implements DraftForwards {
+  readonly #cache: KvCache;
+  readonly #logits: (batch: ForwardBatch) => Tensor;
+  readonly #batch = new ForwardBatch(Math.max(...DRAFT_ROWS));
+  readonly #chosen: ChosenGuesses;
+  readonly #guesses: Guesses;
+
+  /**
+   * @param guesses wanted after each row. @param cache of this alone, for DRAFT_ROWS rows; owned from here on.
+   * @param logits of the batch's wanted rows, computed on that cache.
+   */
+  constructor(kernels: Kernels, guesses: number, cache: KvCache, logits: (batch: ForwardBatch) => Tensor) {
+    this.#cache = cache;
+    this.#logits = logits;
+    const { maxRows } = this.#batch;
+    this.#chosen = new ChosenGuesses(kernels, maxRows, guesses);
+    this.#guesses = {
+      tokens: new Int32Array(maxRows * guesses),
+      logProbabilities: new Float64Array(maxRows * guesses),
+    };
+  }
+
+  forward(rows: number): void {
+    fillFlat(this.#batch, this.#cache, rows);
+    this.#chosen.choose(this.#logits(this.#batch), rows, this.#guesses);
+  }
+
+  [Symbol.dispose](): void {
+    this.#cache[Symbol.dispose]();
+  }
 }

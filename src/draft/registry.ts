@@ -5,9 +5,9 @@
 import type { TargetModel } from '../model/target.ts';
 import { type Grafter, MOST_GUESSES } from './budget-grower.ts';
 import { type DraftForwards, measureCosts, type TreeCosts } from './costs.ts';
-import { DraftModelDrafter, DraftModelForwards } from './draft-model.ts';
+import { DraftModelDrafter, draftModelForwards } from './draft-model.ts';
 import type { Drafter } from './drafter.ts';
-import { EagleDrafter, EagleForwards } from './eagle.ts';
+import { EagleDrafter, eagleForwards } from './eagle.ts';
 import type { EagleHead } from './eagle-head.ts';
 import { HybridDrafter } from './hybrid.ts';
 import { LookaheadDrafter } from './lookahead.ts';
@@ -84,7 +84,7 @@ function createEagle(name: DrafterName, parts: DrafterParts, grafter?: Grafter):
   if (openHead === undefined) return undefined;
   const head = openHead();
   try {
-    const policy = policyOf(name, parts, () => new EagleForwards(target, head, MOST_GUESSES));
+    const policy = policyOf(name, parts, () => eagleForwards(target, head, MOST_GUESSES));
     const grafted = policy.kind === 'auto' && grafter !== undefined ? { ...policy, grafter } : policy;
     return new EagleDrafter(target, head, grafted, contextSize);
   } catch (error) {
@@ -98,7 +98,7 @@ function makeDraftModel(parts: DrafterParts): Drafter | undefined {
   if (openDraftModel === undefined) return undefined;
   const model = openDraftModel();
   try {
-    const policy = policyOf('draft', parts, () => new DraftModelForwards(model, MOST_GUESSES));
+    const policy = policyOf('draft', parts, () => draftModelForwards(model, MOST_GUESSES));
     return new DraftModelDrafter(target, model, policy, contextSize);
   } catch (error) {
     model[Symbol.dispose]();
@@ -117,6 +117,7 @@ function makeHybrid(parts: DrafterParts): Drafter | undefined {
   if (openHead === undefined || (tree !== undefined && tree.kind !== 'auto')) return undefined;
   return new HybridDrafter(target.config.vocabSize, contextSize, (grafter) => createEagle('hybrid', parts, grafter)!);
 }
+
 function makeMedusa(parts: DrafterParts): Drafter | undefined {
   const { target, openMedusa } = parts;
   if (openMedusa === undefined) return undefined;

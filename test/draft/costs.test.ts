@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { CostCache, type CostKey } from '../../src/draft/cost-cache.ts';
 import { costAt, DRAFT_ROWS, ForwardCost, measureCosts, TARGET_ROWS } from '../../src/draft/costs.ts';
-import { EagleForwards } from '../../src/draft/eagle.ts';
+import { eagleForwards } from '../../src/draft/eagle.ts';
 import { createKernels } from '../../src/kernels/choose.ts';
 import { xorshift } from '../support/random.ts';
 import { tinyHead, tinyTarget } from '../support/tiny.ts';
@@ -25,7 +25,7 @@ it('measures the target and the head within a fraction of a second', () => {
   using target = tinyTarget(kernels);
   using head = tinyHead(target);
   const began = performance.now();
-  using forwards = new EagleForwards(target, head, 4);
+  using forwards = eagleForwards(target, head, 4);
   const costs = measureCosts(target, forwards);
   expect(performance.now() - began).toBeLessThan(300);
   expect(costs.target.map(({ rows }) => rows)).toEqual([...TARGET_ROWS].sort((a, b) => a - b));
