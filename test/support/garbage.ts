@@ -1,6 +1,7 @@
 /** What a round of decoding allocates: garbage, and what stays. */
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
+import { expect } from 'vitest';
 import { type GenerateOptions, generate } from '../../src/decode/generate.ts';
 import { StatsCollector } from '../../src/decode/stats.ts';
 import type { Drafter } from '../../src/draft/drafter.ts';
@@ -18,7 +19,7 @@ const WINDOWS = 16;
 /** A round's event with the generator's wrapper is 150 bytes, each number boxed for a native call 16; measured: 280 to 365. */
 export const GARBAGE_BYTES = 420;
 /** One leaked object would be 16 or more; measured: 0.4, the measuring itself. */
-export const GROWTH_BYTES = 4;
+const GROWTH_BYTES = 4;
 
 export const LAWS: Readonly<Record<string, GenerateOptions>> = {
   greedy: {},
@@ -40,8 +41,21 @@ export function warmUp(target: TargetModel, drafter: Drafter): void {
   }
 }
 
+/** A round leaves less garbage than `garbageBytes`, and nothing that stays. */
+export function expectLean(
+  target: TargetModel,
+  drafter: Drafter,
+  options: GenerateOptions,
+  garbageBytes: number,
+): void {
+  const { garbage, growth, arrayBuffers } = allocationOf(target, drafter, options);
+  expect(garbage).toBeLessThan(garbageBytes);
+  expect(growth).toBeLessThan(GROWTH_BYTES);
+  expect(arrayBuffers).toBeLessThanOrEqual(0);
+}
+
 /** @returns bytes a round, in the best of several windows and in a typical one. The text must last for 1,700 rounds. */
-export function allocationOf(
+function allocationOf(
   target: TargetModel,
   drafter: Drafter,
   options: GenerateOptions,
