@@ -5,6 +5,7 @@
 import type { Command } from 'commander';
 import { type Kernels, type PackedMatrix, packedBytes } from '../kernels/kernels.ts';
 import { floatAt, floatsOf } from '../kernels/layouts.ts';
+import { defaultDraftVocabSize } from '../train/draft-vocabulary.ts';
 import {
   type ModelOptions,
   openEngine,
@@ -36,8 +37,6 @@ const WEIGHTS: readonly { readonly name: string; readonly outputs: number; reado
   { name: 'LM head', outputs: 12288, inputs: 576 },
 ];
 
-/** The draft vocabulary of the updates' head. */
-const DRAFT_VOCABULARY = 12_288;
 /** Updates are long: a few tell enough. */
 const MOST_UPDATES = 5;
 
@@ -83,7 +82,7 @@ async function benchTrain(flags: Flags): Promise<void> {
   const updates = flags.steps.map((steps) =>
     timeUpdate(
       target,
-      Math.min(DRAFT_VOCABULARY, target.config.vocabSize),
+      defaultDraftVocabSize(target.config.vocabSize),
       { steps, tokens, repeats: Math.min(flags.repeats, MOST_UPDATES) },
       () => limits.push(kernels.fmaLimit(1)),
     ),

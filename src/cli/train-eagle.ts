@@ -1,7 +1,8 @@
 /** An EAGLE head for a model, from nothing but the model: its own text, its features, the training, and the head as a directory. */
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
-import { DEFAULT_DRAFT_VOCABULARY, EagleRun, type EagleRunOptions } from '../train/eagle-run.ts';
+import { DEFAULT_DRAFT_VOCABULARY } from '../train/draft-vocabulary.ts';
+import { EagleRun, type EagleRunOptions } from '../train/eagle-run.ts';
 import { INITIAL_HEADS } from '../train/initial-head.ts';
 import { saveHead } from '../train/save.ts';
 import { positiveNumber, realNumber, wholeNumber } from './common.ts';

@@ -1,7 +1,7 @@
 /** Medusa heads for a model, from nothing but the model, on the same text as every other drafter. */
 import type { Command } from 'commander';
 import { growMedusaTree } from '../draft/medusa-tree.ts';
-import { DEFAULT_DRAFT_VOCABULARY } from '../train/eagle-run.ts';
+import { DEFAULT_DRAFT_VOCABULARY } from '../train/draft-vocabulary.ts';
 import { MEDUSA_ADAMW, MedusaRun, type MedusaRunOptions } from '../train/medusa-run.ts';
 import { saveMedusa } from '../train/save.ts';
 import { positiveNumber } from './common.ts';

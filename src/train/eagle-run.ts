@@ -5,7 +5,7 @@ import type { HeadConfig } from '../draft/head-config.ts';
 import { RequestError } from '../errors.ts';
 import type { ModelConfig } from '../model/config.ts';
 import type { TargetModel } from '../model/target.ts';
-import { coverage, draftVocabulary } from './draft-vocabulary.ts';
+import { coverage, defaultDraftVocabSize, draftTargetIds } from './draft-vocabulary.ts';
 import { EagleTraining, type EagleTrainingOptions } from './eagle.ts';
 import type { TextFeatures } from './feature-store.ts';
 import { type InitialHead, initialHead } from './initial-head.ts';
@@ -26,9 +26,6 @@ export interface ExistingHead {
   readonly directory: string;
 }
 
-/** A quarter of SmolLM2's 49,152 tokens, which most of what it writes is made of, at a quarter of the LM head's cost. */
-export const DEFAULT_DRAFT_VOCABULARY = 12_288;
-
 export class EagleRun extends TrainingRun {
   readonly head: EagleHead;
   /** Share of the counting tokens that the draft vocabulary holds. */
@@ -41,7 +38,7 @@ export class EagleRun extends TrainingRun {
     const head = createHead(target, texts, options);
     super(directory, features, new EagleTraining(target.kernels, head, options.training), options);
     this.head = head;
-    this.coverage = head.targetIds === undefined ? 1 : coverage(texts, head.targetIds);
+    this.coverage = coverage(texts, head.targetIds);
   }
 
   override [Symbol.dispose](): void {
@@ -59,11 +56,10 @@ function createHead(target: TargetModel, texts: readonly EncodedText[], options:
   }
   const { vocabSize } = target.config;
   const config = headConfig(target.config, {
-    draftVocabSize: draftVocabSize ?? Math.min(DEFAULT_DRAFT_VOCABULARY, vocabSize),
+    draftVocabSize: draftVocabSize ?? defaultDraftVocabSize(vocabSize),
     intermediateSize: intermediateSize ?? target.config.intermediateSize,
   });
-  const whole = config.draftVocabSize === vocabSize;
-  const targetIds = whole ? undefined : draftVocabulary(texts, config.draftVocabSize, vocabSize);
+  const targetIds = draftTargetIds(texts, config.draftVocabSize, vocabSize);
   using source = initialHead(start, config, targetIds, options.settings.seed);
   return new EagleHead(target, config, source, { dtype: 'f32' });
 }

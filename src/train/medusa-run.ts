@@ -5,8 +5,7 @@ import { RequestError } from '../errors.ts';
 import type { TargetModel } from '../model/target.ts';
 import { type MemoryTensor, memorySource } from '../tensor/memory-source.ts';
 import type { TensorSource } from '../tensor/source.ts';
-import { coverage, draftVocabulary } from './draft-vocabulary.ts';
-import { DEFAULT_DRAFT_VOCABULARY } from './eagle-run.ts';
+import { coverage, defaultDraftVocabSize, draftTargetIds } from './draft-vocabulary.ts';
 import type { TextFeatures } from './feature-store.ts';
 import { headAccuracies } from './head-accuracies.ts';
 import { draftOffsets } from './initial-head.ts';
@@ -38,13 +37,13 @@ export class MedusaRun extends TrainingRun {
   /** @throws RequestError for heads that cannot be, and where the directory's checkpoint is of another run. */
   constructor(directory: string, target: TargetModel, features: TextFeatures, options: MedusaRunOptions) {
     const { vocabSize } = target.config;
-    const { heads: count, layers, draftVocabSize = Math.min(DEFAULT_DRAFT_VOCABULARY, vocabSize) } = options;
+    const { heads: count, layers, draftVocabSize = defaultDraftVocabSize(vocabSize) } = options;
     requireAtMost('heads', count, MOST_MEDUSA_HEADS);
     requireAtMost('layers', layers, MOST_MEDUSA_LAYERS);
     requireAtMost('draftVocabSize', draftVocabSize, vocabSize);
     const { trained } = splitTexts(features, options.heldBackEvery);
     const texts = trained.map((index) => features.text(index));
-    const targetIds = draftVocabSize === vocabSize ? undefined : draftVocabulary(texts, draftVocabSize, vocabSize);
+    const targetIds = draftTargetIds(texts, draftVocabSize, vocabSize);
     const config = { heads: count, layers, ...(targetIds !== undefined && { draftVocabSize }) };
     using source = initialMedusa(config, target.config.hiddenSize, targetIds);
     const heads = new MedusaHeads(target, config, source, { dtype: 'f32' });
@@ -52,7 +51,7 @@ export class MedusaRun extends TrainingRun {
     this.heads = heads;
     this.#target = target;
     this.#features = features;
-    this.coverage = targetIds === undefined ? 1 : coverage(texts, targetIds);
+    this.coverage = coverage(texts, targetIds);
   }
 
   /** On the texts held back: [heads][RANKS]. */
