@@ -6,6 +6,7 @@ import { CheckpointError } from '../errors.ts';
 import type { TensorSource } from '../tensor/source.ts';
 import { readHeadConfig } from './config.ts';
 import { readJsonIfPresent } from './file.ts';
+import { renamedSource } from './renamed-source.ts';
 import { openSafetensors } from './safetensors.ts';
 import { openTorch } from './torch.ts';
 
@@ -73,21 +74,6 @@ function openWeights(directory: string, { file, open }: WeightFile): HeadSource 
 
 /** Some trainers save the head as the `model` of a wrapper. */
 function withoutModelPrefix(source: HeadSource): HeadSource {
-  const originals = new Map<string, string>();
-  for (const original of source.entries.keys()) {
-    const name = original.replace(/^model\./, '');
-    if (originals.has(name)) {
-      throw new CheckpointError(source.path, name, 'is there twice, with "model." in front and without');
-    }
-    originals.set(name, original);
-  }
-  return {
-    path: source.path,
-    fileBytes: source.fileBytes,
-    entries: new Map(
-      Array.from(originals, ([name, original]) => [name, { ...source.entries.get(original)!, name }] as const),
-    ),
-    read: (name, firstRow, rows) => source.read(originals.get(name) ?? name, firstRow, rows),
-    [Symbol.dispose]: () => source[Symbol.dispose](),
-  };
+  const renamed = renamedSource(source, 'model.', (original) => original.replace(/^model\./, ''));
+  return { ...renamed, fileBytes: source.fileBytes };
 }

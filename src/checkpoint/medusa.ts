@@ -9,6 +9,7 @@ import { CheckpointError } from '../errors.ts';
 import type { TensorSource } from '../tensor/source.ts';
 import { readMedusaConfig } from './config.ts';
 import { readJsonIfPresent } from './file.ts';
+import { renamedSource } from './renamed-source.ts';
 import { openSafetensors, openSafetensorsDirectory } from './safetensors.ts';
 import { openTorch } from './torch.ts';
 
@@ -59,20 +60,9 @@ export function openMedusaFiles(directory: string): MedusaFiles {
 
 /** A merged model has the heads beside its own tensors. */
 function headsOf(source: TensorSource): TensorSource {
-  const originals = new Map<string, string>();
-  for (const original of source.entries.keys()) {
-    const [, name] = /^(?:medusa_head\.)?(\d+\.\d+\..*|d2t)$/.exec(original) ?? [];
-    if (name === undefined) continue;
-    if (originals.has(name))
-      throw new CheckpointError(source.path, name, 'is there twice, with "medusa_head." in front and without');
-    originals.set(name, original);
-  }
-  return {
-    path: source.path,
-    entries: new Map(
-      Array.from(originals, ([name, original]) => [name, { ...source.entries.get(original)!, name }] as const),
-    ),
-    read: (name, firstRow, rows) => source.read(originals.get(name) ?? name, firstRow, rows),
-    [Symbol.dispose]: () => source[Symbol.dispose](),
-  };
+  return renamedSource(
+    source,
+    'medusa_head.',
+    (original) => /^(?:medusa_head\.)?(\d+\.\d+\..*|d2t)$/.exec(original)?.[1],
+  );
 }
