@@ -3,7 +3,7 @@ import { afterAll, beforeAll, it } from 'vitest';
 import { MedusaDrafter } from '../../src/draft/medusa.ts';
 import { staticShape } from '../../src/draft/tree.ts';
 import { createKernels } from '../../src/kernels/choose.ts';
-import { expectLean, GARBAGE_BYTES, LAWS, warmUp } from '../support/garbage.ts';
+import { expectLean, LAWS, warmUp } from '../support/garbage.ts';
 import { TINY_CONFIG, tinyMedusa, tinyTarget } from '../support/tiny.ts';
 
 const kernels = createKernels();
@@ -12,9 +12,6 @@ afterAll(() => {
   target[Symbol.dispose]();
   kernels.dispose();
 });
-
-/** Draws of every head, kept with their laws. */
-const GARBAGE_BYTES_DRAWN = 1000;
 
 const make = (): MedusaDrafter => new MedusaDrafter(target, tinyMedusa(target), staticShape(12));
 
@@ -25,5 +22,5 @@ beforeAll(() => {
 
 it.each(Object.entries(LAWS))('%s', (_, options) => {
   using drafter = make();
-  expectLean(target, drafter, options, options.verify ? GARBAGE_BYTES_DRAWN : GARBAGE_BYTES);
+  expectLean(target, drafter, options);
 });
