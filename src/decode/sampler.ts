@@ -127,11 +127,11 @@ export class Sampler {
 
   /** The token at `position` given row `row` of the logits [n, V] and what comes before. */
   choose(logits: Tensor, row: number, context: TokenContext, position: number): number {
-    const { temperature, seed } = this.#options;
+    const { temperature } = this.#options;
     if (temperature === 0) return this.likeliest(logits, row, context);
     const values = this.#processed(logits, row, context);
     this.#soften(values);
-    const u = uniformAt(seed, position);
+    const u = uniformAt(this.seed, position);
     if (!this.#truncates) return this.#cumulative.draw(values, u);
     const kept = this.#keep(values); // which says in what list they stand
     return this.#keptToken(values, indexAt(this.#kept, kept, u));

@@ -15,11 +15,11 @@ export function chiSquareTest(counts: ArrayLike<number>, probabilities: ArrayLik
   return combine([binsOf(counts, probabilities)]);
 }
 
-/** Several independent counts against their laws, as one test. */
+/** Several independent counts against their laws, as one test; each is read before the next is asked for. */
 export function chiSquareTests(
-  pairs: readonly { readonly counts: ArrayLike<number>; readonly probabilities: ArrayLike<number> }[],
+  pairs: Iterable<{ readonly counts: ArrayLike<number>; readonly probabilities: ArrayLike<number> }>,
 ): ChiSquare {
-  return combine(pairs.map(({ counts, probabilities }) => binsOf(counts, probabilities)));
+  return combine(Array.from(pairs, ({ counts, probabilities }) => binsOf(counts, probabilities)));
 }
 
 interface Bins {

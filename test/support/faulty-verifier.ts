@@ -55,7 +55,7 @@ export function faulty(fault: Fault, temperature: number): Verify {
 
   function childLaw(q: Float64Array, tried: readonly number[], token: number, drawing: Drawing): Float64Array {
     if (drawing === 'point-mass') return new Float64Array(q.length).fill(1, token, token + 1);
-    if (drawing === 'independent') return q;
+    if (drawing === 'independent' || tried.length === 0) return q;
     const left = without(q, tried);
     return fault === 'q is not renormalised' ? left : normalised(left);
   }
