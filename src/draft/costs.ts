@@ -45,7 +45,7 @@ const LARGEST_SURPRISE = 2;
 export class ForwardCost {
   readonly #ms: Float64Array; // [most rows + 1]
 
-  /** @param mostRows of any forward that is asked about; larger ones cost as much. */
+  /** @param mostRows that are learned by themselves; beyond, rows cost as much as these on average, as in `costAt`. */
   constructor(curve: CostCurve, mostRows: number) {
     this.#ms = Float64Array.from({ length: mostRows + 1 }, (_, rows) =>
       Math.max(costAt(curve, rows), Number.MIN_VALUE),
@@ -54,15 +54,17 @@ export class ForwardCost {
 
   /** Milliseconds. */
   at(rows: number): number {
-    return this.#ms[Math.min(rows, this.#ms.length - 1)]!;
+    const last = this.#ms.length - 1;
+    return rows <= last ? this.#ms[rows]! : (this.#ms[last]! * rows) / last;
   }
 
   /** @returns the milliseconds as they are believed. */
   learn(rows: number, ms: number): number {
     const costs = this.#ms;
     const own = Math.min(rows, costs.length - 1);
-    const ratio = Math.min(Math.max(ms / costs[own]!, 1 / LARGEST_SURPRISE), LARGEST_SURPRISE);
-    const believed = ratio * costs[own]!;
+    const expected = this.at(rows);
+    const ratio = Math.min(Math.max(ms / expected, 1 / LARGEST_SURPRISE), LARGEST_SURPRISE);
+    const believed = ratio * expected;
     const reach = Math.max(NEAR, NEAR_SHARE * own);
     for (let i = 0; i < costs.length; i++) {
       const nearness = Math.max(0, 1 - Math.abs(i - own) / reach);
