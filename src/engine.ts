@@ -51,7 +51,7 @@ export interface EngineOptions {
   readonly treeSize?: number;
   /** The drafters' tree: by default `auto`, what pays on this machine and text. `{ kind: 'static', nodes }` is what `treeSize` asks for. */
   readonly tree?: TreeOption;
-  /** The lookahead drafter's window, n-grams and guesses; by default small ones. */
+  /** The lookahead drafter's window, n-grams and guesses, the greatest where a budget decides; by default small ones. */
   readonly lookahead?: LookaheadOptions;
   /** Measures what forwards cost, instead of taking what an earlier load on this machine has measured. */
   readonly remeasure?: boolean;

@@ -99,7 +99,7 @@ export function withModelOptions(command: Command): Command {
     )
     .option(
       '--lookahead <w,n,g>',
-      'lookahead: columns of the window, tokens of an n-gram, guesses',
+      'lookahead: columns of the window, tokens of an n-gram, guesses; the most of each with --tree auto',
       parsedBy(parseLookahead),
     );
 }

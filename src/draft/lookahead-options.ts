@@ -8,13 +8,13 @@ export interface LookaheadOptions {
   readonly ngram: number;
   /** G: n-grams that are kept for a first token, and tried together. */
   readonly guesses: number;
-  /** Whether n-grams of the prompt and of the text so far are kept too; by default those of the window alone. */
+  /** Whether n-grams of the prompt and of the text so far are kept too; by default those of the window alone, but all where a budget decides. */
   readonly fromText?: boolean;
 }
 
 /**
- * Of the settings that the authors' code was run with here (test/golden/lookahead-tiny) the smaller: a CPU pays for every row. Not tuned
- * by measurement yet.
+ * Of the settings that the authors' code was run with here (test/golden/lookahead-tiny) the smaller: a CPU pays for every row. Under a budget
+ * they are the greatest: it drafts of the guesses those that pay, and has the window whole or not at all.
  */
 export const DEFAULT_LOOKAHEAD: LookaheadOptions = { window: 5, ngram: 3, guesses: 5 };
 

@@ -29,6 +29,11 @@ export class LookaheadWindow {
     this.#columns = new Int32Array(most * ngram);
   }
 
+  /** Nodes of all its tokens, root left out: rows of the target's forward, fewer where a guess has them too. */
+  get rows(): number {
+    return this.#levels * this.width - 1;
+  }
+
   /** Fills level 0 with tokens spread evenly over the first `length` of these; later levels are empty. Where it starts matters little. */
   start(tokens: ArrayLike<number>, length: number): void {
     this.#levels = 1;

@@ -58,10 +58,14 @@ export function createDrafter(name: DrafterName, parts: DrafterParts): Drafter |
   return REGISTRY[name](parts);
 }
 
-function makeLookahead({ target, contextSize, lookahead }: DrafterParts): Drafter {
+/** A shape of tree that was asked for is not lookahead's to fill: it drafts its own, all of it. */
+function makeLookahead(parts: DrafterParts): Drafter {
+  const { target, contextSize, lookahead } = parts;
   // The one by default was not made for this context: where it does not fit, only guesses would be drafted.
   if (lookahead !== undefined) checkLookahead(lookahead, contextSize);
-  return new LookaheadDrafter(target, lookahead ?? DEFAULT_LOOKAHEAD, contextSize);
+  const policy = policyOf('lookahead', parts);
+  const budgeted = policy.kind === 'auto' ? { costs: policy.costs } : {};
+  return new LookaheadDrafter(target, lookahead ?? DEFAULT_LOOKAHEAD, contextSize, budgeted);
 }
 
 /** The tree that was asked for, or else what pays; `forwards` are the drafter's own, to be timed. */

@@ -2,7 +2,8 @@
  * Lookahead allocates nothing either. A process of its own: code that has seen one drafter more is compiled otherwise, which moves what the
  * others are measured at.
  */
-import { afterAll, beforeAll, it } from 'vitest';
+import { afterAll, beforeAll, describe, it } from 'vitest';
+import type { TreeCosts } from '../../src/draft/costs.ts';
 import { LookaheadDrafter } from '../../src/draft/lookahead.ts';
 import { createKernels } from '../../src/kernels/choose.ts';
 import { expectLean, LAWS, warmUp } from '../support/garbage.ts';
@@ -17,15 +18,23 @@ afterAll(() => {
   kernels.dispose();
 });
 
-const make = (): LookaheadDrafter =>
-  new LookaheadDrafter(target, { window: 4, ngram: 3, guesses: 2, fromText: true }, CONTEXT);
+const options = { window: 4, ngram: 3, guesses: 2, fromText: true };
+const costs: TreeCosts = { target: [1, 32].map((rows) => ({ rows, ms: 1 })), draft: [{ rows: 1, ms: 0 }] };
+const DRAFTERS: Readonly<Record<string, () => LookaheadDrafter>> = {
+  'as published': () => new LookaheadDrafter(target, options, CONTEXT),
+  'under a budget': () => new LookaheadDrafter(target, options, CONTEXT, { costs }),
+};
 
 beforeAll(() => {
-  using drafter = make();
-  warmUp(target, drafter);
+  for (const make of Object.values(DRAFTERS)) {
+    using drafter = make();
+    warmUp(target, drafter);
+  }
 });
 
-it.each(Object.entries(LAWS))('%s', (_, options) => {
-  using drafter = make();
-  expectLean(target, drafter, options);
+describe.each(Object.entries(DRAFTERS))('%s', (_, make) => {
+  it.each(Object.entries(LAWS))('%s', (_, options) => {
+    using drafter = make();
+    expectLean(target, drafter, options);
+  });
 });

@@ -4,6 +4,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { openCheckpoint } from '../../src/checkpoint/checkpoint.ts';
 import { generate } from '../../src/decode/generate.ts';
 import { createVerdict, verifyMatch } from '../../src/decode/verify.ts';
+import type { TreeCosts } from '../../src/draft/costs.ts';
 import { LookaheadDrafter } from '../../src/draft/lookahead.ts';
 import {
   checkLookahead,
@@ -30,6 +31,10 @@ afterAll(() => {
 });
 
 const CONTEXT = 256;
+
+/** Under a budget; what forwards really take is learnt on the way. */
+const FREE_ROWS: TreeCosts = { target: [1, 32].map((rows) => ({ rows, ms: 10 })), draft: [{ rows: 1, ms: 0 }] };
+const DEAR_ROWS: TreeCosts = { target: [{ rows: 1, ms: 1 }], draft: [{ rows: 1, ms: 0 }] };
 
 /** [key, its continuation]. */
 type Ngram = readonly [number, readonly number[]];
@@ -117,7 +122,7 @@ function replay(
   { prompt, initial_level0 }: Run,
   step: (replayed: Replayed, text: readonly number[]) => boolean,
 ): LookaheadDrafter {
-  const drafter = new LookaheadDrafter(target, options, CONTEXT, initial_level0);
+  const drafter = new LookaheadDrafter(target, options, CONTEXT, { firstTokens: initial_level0 });
   const inserted = recordInsertions(drafter.pool, options.ngram);
   using cache = target.createCache(1, CONTEXT + drafter.maxNodes);
   const sequence = cache.sequences[0]!;
@@ -301,7 +306,7 @@ function decode(drafter: LookaheadDrafter, ngram: number, prompt: readonly numbe
 describe.each(RECORDINGS)('our own loop, $name', ({ options, runs }) => {
   const { ngram } = options;
   const decoded = runs.map(({ prompt, initial_level0 }) => {
-    using drafter = new LookaheadDrafter(target, options, CONTEXT, initial_level0);
+    using drafter = new LookaheadDrafter(target, options, CONTEXT, { firstTokens: initial_level0 });
     return decode(drafter, ngram, prompt, 80);
   });
 
@@ -406,8 +411,11 @@ describe('settings', () => {
     for (let levels = 1; levels < options.ngram; levels++)
       largest = Math.max(largest, levels * (options.window + options.ngram - 1 - levels));
     expect(lookaheadNodes(options)).toBe(largest + options.guesses * (options.ngram - 1));
-    for (const fromText of [false, true]) {
-      using drafter = new LookaheadDrafter(target, { ...options, fromText }, CONTEXT);
+    const forms = [{}, { costs: FREE_ROWS }, { costs: DEAR_ROWS }].flatMap((parts) =>
+      [false, true].map((fromText) => ({ parts, fromText })),
+    );
+    for (const { parts, fromText } of forms) {
+      using drafter = new LookaheadDrafter(target, { ...options, fromText }, CONTEXT, parts);
       const rounds = decode(drafter, options.ngram, run!.prompt, 64);
       expect(rounds.flatMap(({ tokens }) => tokens)).toEqual(run!.plain_greedy_64);
     }
