@@ -6,6 +6,7 @@
 import { createHash } from 'node:crypto';
 import { afterAll, describe, expect, it } from 'vitest';
 import { type GenerateOptions, generate, type Round, type StopReason } from '../../src/decode/generate.ts';
+import type { TreeCosts } from '../../src/draft/costs.ts';
 import type { Drafter } from '../../src/draft/drafter.ts';
 import { EagleDrafter } from '../../src/draft/eagle.ts';
 import { EagleHead } from '../../src/draft/eagle-head.ts';
@@ -99,6 +100,14 @@ class PoisonedHead extends EagleHead {
   }
 }
 
+const FREE_ROWS: TreeCosts = {
+  target: [
+    { rows: 1, ms: 10 },
+    { rows: 32, ms: 10 },
+  ],
+  draft: [{ rows: 1, ms: 0 }],
+};
+
 const DYNAMIC: DynamicTree = { kind: 'dynamic', depth: 4, topK: 4, total: 20 };
 
 const eagle = (model: TargetModel, head: EagleHead, tree: TreePolicy = staticShape()): EagleDrafter =>
@@ -129,6 +138,8 @@ const DRAFTERS: Readonly<Record<string, Make>> = {
     eagle(model, tinyHead(model, { draftVocabSize: 24 }), { ...DYNAMIC, topK: 24, total: 60 }),
   'lookahead, deeper, with the n-grams of the text': (model) =>
     new LookaheadDrafter(model, { window: 4, ngram: 5, guesses: 3, fromText: true }, CONTEXT),
+  'lookahead, deeper, rows free': (model) =>
+    new LookaheadDrafter(model, { window: 4, ngram: 5, guesses: 3 }, CONTEXT, { costs: FREE_ROWS }),
   'Medusa heads, draft vocabulary': (model) =>
     new MedusaDrafter(model, tinyMedusa(model, { draftVocabSize: 24 }), staticShape(8)),
   'Medusa heads of two blocks with LM heads of their own, dynamic tree, draft vocabulary': (model) =>

@@ -1,4 +1,7 @@
-/** What the contract is kept by: every line of the registry, each drafter that has use for a tree with every kind of it, and the example. */
+/**
+ * What the contract is kept by: every line of the registry, each drafter that has use for a tree with every kind of it, one that has use for a
+ * budget only with that and without, and the example.
+ */
 import { BigramDrafter } from '../../examples/custom-drafter.ts';
 import type { Drafter } from '../../src/draft/drafter.ts';
 import { createDrafter, DRAFTERS } from '../../src/draft/registry.ts';
@@ -61,14 +64,24 @@ export function registered(sample: TargetModel): readonly Registered[] {
       using drafter = create(sample, 64, tree);
       return drafter?.maxNodes;
     };
-    const trees = Object.entries(TREES).filter(([, tree]) => nodesWith(tree) !== undefined);
-    if (trees.length === 0) throw new Error(`the test has not all that "${name}" is made of`);
-    if (trees.length === Object.keys(TREES).length && nodesWith(staticShape(3)) === nodesWith(staticShape(5)))
-      return [{ label: name, make: (target, contextSize) => make(target, contextSize, staticShape(1)) }];
-    return trees.map(([kind, tree]) => ({
+    const hasBudget = (tree: TreePolicy): boolean => {
+      using drafter = create(sample, 64, tree);
+      return drafter?.budget !== undefined;
+    };
+    const created = Object.entries(TREES).filter(([, tree]) => nodesWith(tree) !== undefined);
+    if (created.length === 0) throw new Error(`the test has not all that "${name}" is made of`);
+    const ignoresShapes =
+      created.length === Object.keys(TREES).length && nodesWith(staticShape(3)) === nodesWith(staticShape(5));
+    const trees = created.filter(([, tree]) => !ignoresShapes || hasBudget(tree));
+    const asEver: Registered = {
+      label: name,
+      make: (target, contextSize) => make(target, contextSize, staticShape(1)),
+    };
+    const filled = trees.map(([kind, tree]) => ({
       label: `${name}, ${kind}`,
-      make: (target, contextSize) => make(target, contextSize, tree),
+      make: (target: TargetModel, contextSize: number) => make(target, contextSize, tree),
     }));
+    return ignoresShapes ? [asEver, ...filled] : filled;
   });
   return [...lines, example];
 }
