@@ -9,6 +9,8 @@ import { LookaheadWindow } from '../../src/draft/lookahead-window.ts';
 import { NgramPool } from '../../src/draft/ngram-pool.ts';
 import { PathTree } from '../../src/draft/path-tree.ts';
 import { PoolGuesses } from '../../src/draft/pool-guesses.ts';
+import { createDrafter } from '../../src/draft/registry.ts';
+import { chainShape } from '../../src/draft/tree.ts';
 import { WindowAccount } from '../../src/draft/window-account.ts';
 import { createKernels } from '../../src/kernels/choose.ts';
 import { ScratchTensor } from '../../src/tensor/tensor.ts';
@@ -213,6 +215,24 @@ it('without n-grams of the text, where those are not wanted, only the window bri
   const period = Array.from({ length: 100 }, (_, i) => periodic(0, i));
   const rounds = decode(lookahead(dear, { ...DEFAULT_LOOKAHEAD, fromText: false }), periodic, dear, period, 40);
   expect(tokensOf(rounds.slice(-20))).toBe(20);
+});
+
+it('is what a budget decides unless a tree was asked for', () => {
+  const costs = costsOf(machine(0.1));
+  const asked: unknown[] = [];
+  const parts = {
+    target,
+    contextSize: CONTEXT,
+    costs: (...of: unknown[]): TreeCosts => {
+      asked.push(of);
+      return costs;
+    },
+  };
+  for (const tree of [undefined, { kind: 'auto', costs } as const, chainShape(3)]) {
+    using drafter = createDrafter('lookahead', { ...parts, tree })!;
+    expect(drafter.budget?.target.at(11)).toBe(tree?.kind === 'fixed' ? undefined : 20);
+  }
+  expect(asked).toEqual([['lookahead', undefined]]); // no forwards of its own
 });
 
 describe('the account', () => {
