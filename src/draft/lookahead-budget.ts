@@ -90,7 +90,7 @@ export class LookaheadBudget {
     for (let i = 0; i < chosen; i++) this.#nodes[order[i]!] = 1;
   }
 
-  /** Whether the window shall be asked in this round. @param nodes of the tree without it. @param rows that it adds, at most. */
+  /** Whether the window shall be asked in this round. @param nodes of the tree without it. @param rows that it adds once its levels are filled. */
   wantsWindow(nodes: number, rows: number): boolean {
     const { price, target } = this.budget;
     this.#asked = this.#account.wants(price * (target.at(nodes + rows) - target.at(nodes)));

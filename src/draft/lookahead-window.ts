@@ -12,6 +12,8 @@ import type { PathTree } from './path-tree.ts';
 export class LookaheadWindow {
   /** How deep its tokens hang below the root. */
   readonly depth: number;
+  /** Nodes of all its tokens once all levels are filled, root left out; fewer where a guess has some of them too. */
+  readonly rows: number;
   /** Columns that count: W once all levels are filled, and until then one more for every level that is missing. */
   width = 0;
   /** Of the last filled level, by column: where the target is asked for the next one. */
@@ -24,14 +26,10 @@ export class LookaheadWindow {
   constructor(columns: number, ngram: number) {
     const most = columns + ngram - 2;
     this.depth = most - 1;
+    this.rows = columns * (ngram - 1) - 1;
     this.nodes = new Int32Array(most);
     this.#ngram = ngram;
     this.#columns = new Int32Array(most * ngram);
-  }
-
-  /** Nodes of all its tokens, root left out: rows of the target's forward, fewer where a guess has them too. */
-  get rows(): number {
-    return this.#levels * this.width - 1;
   }
 
   /** Fills level 0 with tokens spread evenly over the first `length` of these; later levels are empty. Where it starts matters little. */

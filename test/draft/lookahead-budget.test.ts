@@ -202,10 +202,10 @@ describe('a window that does not pay', () => {
   it('is never asked where one round would lose more than may be lost', () => {
     const large = { window: 20, ngram: 4, guesses: 5 };
     expect(decode(lookahead(ms, large), noise, ms, AHEAD, 300).some(({ asked }) => asked)).toBe(false);
-    // Two levels are 120 rows, almost four times the largest forward that is measured, and so almost four times as long.
+    // 180 rows, almost six times the largest forward that is measured, and so almost six times as long.
     const wide = { window: 60, ngram: 4, guesses: 5 };
     const flat = (rows: number): number => 10 * Math.max(1, rows / MOST_NODES);
-    expect(decode(lookahead(flat, wide), noise, flat, AHEAD, 100).filter(({ asked }) => asked)).toHaveLength(1); // its first level
+    expect(decode(lookahead(flat, wide), noise, flat, AHEAD, 100).some(({ asked }) => asked)).toBe(false);
     expect(decode(lookahead(flat), noise, flat, AHEAD, 100).every(({ asked }) => asked)).toBe(true);
   });
 });
