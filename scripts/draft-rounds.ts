@@ -8,6 +8,7 @@ import { resolveModel } from '../src/checkpoint/hub.ts';
 import { openMedusaFiles } from '../src/checkpoint/medusa.ts';
 import { generate } from '../src/decode/generate.ts';
 import { type RoundTrace, traceRound } from '../src/decode/trace.ts';
+import { ForwardCost } from '../src/draft/costs.ts';
 import { EagleHead } from '../src/draft/eagle-head.ts';
 import { LookaheadWindow } from '../src/draft/lookahead-window.ts';
 import { MedusaHeads } from '../src/draft/medusa-heads.ts';
@@ -103,7 +104,7 @@ export async function draftRounds(
     target,
     contextSize: CONTEXT,
     lookahead: { window: 3, ngram: 3, guesses: 2 },
-    costs: () => COSTS,
+    costs: () => ({ target: new ForwardCost(COSTS.target), draft: new ForwardCost(COSTS.draft) }),
     openHead: () => {
       using head = openHeadFiles(shippedHead(DEFAULT_MODEL)!);
       return counted(new EagleHead(target, head.config, head.source, { dtype: 'f32' }), 'forward');

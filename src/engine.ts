@@ -11,8 +11,8 @@ import { openMedusaFiles } from './checkpoint/medusa.ts';
 import { type GenerateEvent, type GenerateOptions, generate, type Round, type StopReason } from './decode/generate.ts';
 import { type GenerationStats, StatsCollector } from './decode/stats.ts';
 import type { TreeBudget } from './draft/budget.ts';
-import { CostCache, fingerprint } from './draft/cost-cache.ts';
-import { type CostCurve, type DraftForwards, measureDraft, measureTarget, type TreeCosts } from './draft/costs.ts';
+import { fingerprint, KnownCosts } from './draft/cost-cache.ts';
+import { type DraftForwards, ForwardCost, FREE, measureDraft, measureTarget, type TreeCosts } from './draft/costs.ts';
 import type { Drafter } from './draft/drafter.ts';
 import { EagleHead } from './draft/eagle-head.ts';
 import { checkLookahead, type LookaheadOptions } from './draft/lookahead-options.ts';
@@ -100,8 +100,6 @@ export interface TextResult {
 
 /** A drafter's precision never changes the text, only how often its guesses are right. */
 export const DRAFT_DTYPE = 'q8';
-/** Curves that have learned from this many rounds are better than those of the next load. */
-const ROUNDS_WORTH_KEEPING = 64;
 /** Who drafts where nobody is asked for: the first of these that is loaded. */
 const PREFERRED: readonly DrafterName[] = ['eagle', 'medusa'];
 export const DEFAULT_MODEL = 'smollm2-135m-instruct';
@@ -136,7 +134,6 @@ export class Engine implements Disposable {
   readonly kernels: Kernels;
   readonly #drafters = new Map<DrafterName, Drafter>();
   readonly #cache: KvCache;
-  readonly #costs = new Map<DrafterName, CostCache>();
   readonly #owned: Disposable[] = []; // in the order of their making
   #busy = false;
   #disposed = false;
@@ -175,7 +172,7 @@ export class Engine implements Disposable {
       const headDirectory = options.head ?? shippedHead(reference);
       // The same for all drafters.
       let head: EagleHead | undefined;
-      let targetCosts: CostCurve | undefined;
+      const costs = this.#own(knownCosts(kernels, checkpoint.path, options));
       const drafterFiles: Partial<Record<DrafterName, string | undefined>> = {
         eagle: headDirectory,
         hybrid: headDirectory,
@@ -192,16 +189,11 @@ export class Engine implements Disposable {
         openHead: headDirectory === undefined ? undefined : () => (head ??= openHead(this.target, headDirectory)),
         openDraftModel:
           draft && ((): TargetModel => loadTarget(kernels, draft.config, draft.source, { dtype: DRAFT_DTYPE })),
-        costs: (name: DrafterName, forwards: DraftForwards | undefined): TreeCosts => {
-          const file = drafterFiles[name];
-          const cache = costCache(kernels, checkpoint.path, file === undefined ? name : fingerprint(file), options);
-          this.#costs.set(name, cache);
-          const known = options.remeasure ? undefined : cache.read();
-          if (known !== undefined) return known;
-          targetCosts ??= measureTarget(this.target);
-          const costs = { target: targetCosts, draft: measureDraft(forwards) };
-          cache.write(costs);
-          return costs;
+        costs: (name: DrafterName, forwards: (() => DraftForwards) | undefined): TreeCosts => {
+          const target = costs.of('target', () => measureTarget(this.target));
+          if (forwards === undefined) return { target, draft: new ForwardCost(FREE) };
+          const files = drafterFiles[name];
+          return { target, draft: costs.of(files ? fingerprint(files) : name, () => measureDraft(forwards)) };
         },
       };
       for (const name of DRAFTERS) {
@@ -314,23 +306,12 @@ export class Engine implements Disposable {
     return [...this.#drafters.keys()];
   }
 
-  /** What forwards cost is known better after some text than it was at load, which may have been a busy moment. */
-  #keepCosts(): void {
-    if (this.#disposed) return;
-    for (const [name, cache] of this.#costs) {
-      const budget = this.budgetOf(name);
-      if (budget !== undefined && budget.rounds >= ROUNDS_WORTH_KEEPING)
-        cache.write({ target: budget.target.curve(), draft: budget.draft.curve() });
-    }
-  }
-
   #own<T extends Disposable>(part: T): T {
     this.#owned.push(part);
     return part;
   }
 
   [Symbol.dispose](): void {
-    this.#keepCosts();
     this.#disposed = true;
     for (const part of this.#owned.splice(0).reverse()) part[Symbol.dispose]();
   }
@@ -431,17 +412,17 @@ function chatTemplateOf({ tokenizer }: Checkpoint): string | undefined {
   return tokenizer?.kind === 'gguf' ? tokenizer.data.chatTemplate : tokenizer?.chatTemplate;
 }
 
-/** Where costs are kept for this machine, model and drafter. */
-function costCache(kernels: Kernels, model: string, drafter: string, options: EngineOptions): CostCache {
-  return new CostCache(join(options.cacheDir ?? defaultCacheDir(), 'costs'), {
+/** What forwards cost on this machine. */
+function knownCosts(kernels: Kernels, model: string, options: EngineOptions): KnownCosts {
+  const machine = {
     cpu: cpus()[0]?.model ?? 'unknown',
     isa: kernels.isa,
     threads: kernels.threads,
     dtype: options.dtype ?? 'auto',
     model: fingerprint(model),
-    drafter,
     version: packageInfo().version,
-  });
+  };
+  return new KnownCosts(join(options.cacheDir ?? defaultCacheDir(), 'costs'), machine, options.remeasure ?? false);
 }
 
 /** The head that ships with the package for a built-in model. */

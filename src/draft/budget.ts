@@ -9,10 +9,10 @@
  * time that they lose again.
  */
 import { Calibration } from './calibration.ts';
-import { ForwardCost, type TreeCosts } from './costs.ts';
+import { type ForwardCost, MOST_ROWS, type TreeCosts } from './costs.ts';
 
 /** Nodes of the largest tree, root included: the largest size whose cost is measured. */
-export const MOST_NODES = 32;
+export const MOST_NODES = MOST_ROWS;
 /** Rounds over which the rate is taken: long enough for a steady price, short enough to follow a text. */
 const RATE_ROUNDS = 32;
 /** Rounds over which drafting is judged. */
@@ -32,7 +32,9 @@ const SHORTEST_PAUSE = 8;
 const LONGEST_PAUSE = 256;
 
 export class TreeBudget {
+  /** Shared by all budgets of an engine. */
   readonly target: ForwardCost;
+  /** Shared by those whose drafters run the same model. */
   readonly draft: ForwardCost;
   readonly calibration = new Calibration();
   /** Rounds so far. */
@@ -62,8 +64,8 @@ export class TreeBudget {
   #promises = 0; // rounds with drafts
 
   constructor({ target, draft }: TreeCosts) {
-    this.target = new ForwardCost(target, MOST_NODES);
-    this.draft = new ForwardCost(draft, MOST_NODES);
+    this.target = target;
+    this.draft = draft;
     // A few plain rounds: until something better is reached, time is worth what plain decoding makes of it.
     this.#tokens = 4;
     this.#ms = 4 * this.target.at(1);

@@ -6,10 +6,11 @@ import type { TargetModel } from '../model/target.ts';
 /** Milliseconds by rows ascending; never empty. Between two points it is a line. */
 export type CostCurve = readonly { readonly rows: number; readonly ms: number }[];
 
+/** Live: budgets that are given the same curve learn from each other's forwards. */
 export interface TreeCosts {
-  readonly target: CostCurve;
+  readonly target: ForwardCost;
   /** The drafter's own forwards, with the choice of the best guesses. */
-  readonly draft: CostCurve;
+  readonly draft: ForwardCost;
 }
 
 /** A drafter's own forwards, to be timed. */
@@ -19,7 +20,11 @@ export interface DraftForwards extends Disposable {
 }
 
 /** Of a drafter that looks guesses up. */
-const FREE: CostCurve = [{ rows: 1, ms: 0 }];
+export const FREE: CostCurve = [{ rows: 1, ms: 0 }];
+
+/** In the order in which they are measured: should the time run out, the curve is known roughly rather than in part. */
+export const TARGET_ROWS = [1, 8, 4, 16, 2, 3, 6, 12, 32, 24] as const;
+export const DRAFT_ROWS = [1, 8, 2, 4] as const;
 
 /** Below its first point the curve is flat; beyond its last, where nothing was measured, every row costs as much as those before did on average. */
 export function costAt(curve: CostCurve, rows: number): number {
@@ -41,18 +46,27 @@ const NEAR_SHARE = 0.5;
 /** A forward that something interrupted says little: surprises are cut to this ratio. */
 const LARGEST_SURPRISE = 2;
 
+/** Rows of the largest forward whose cost is measured. */
+export const MOST_ROWS = Math.max(...TARGET_ROWS);
+
 /** A curve that learns. */
 export class ForwardCost {
-  readonly #ms: Float64Array; // [most rows + 1]
+  readonly #ms: Float64Array; // [MOST_ROWS + 1]
+  #forwards = 0;
 
-  /** @param mostRows that are learned by themselves; beyond, rows cost as much as these on average, as in `costAt`. */
-  constructor(curve: CostCurve, mostRows: number) {
-    this.#ms = Float64Array.from({ length: mostRows + 1 }, (_, rows) =>
+  /** @param curve where it begins. */
+  constructor(curve: CostCurve) {
+    this.#ms = Float64Array.from({ length: MOST_ROWS + 1 }, (_, rows) =>
       Math.max(costAt(curve, rows), Number.MIN_VALUE),
     );
   }
 
-  /** Milliseconds. */
+  /** That it has learned from. */
+  get forwards(): number {
+    return this.#forwards;
+  }
+
+  /** Milliseconds; beyond MOST_ROWS, rows cost as much as those on average, as in `costAt`. */
   at(rows: number): number {
     const last = this.#ms.length - 1;
     return rows <= last ? this.#ms[rows]! : (this.#ms[last]! * rows) / last;
@@ -61,6 +75,7 @@ export class ForwardCost {
   /** @returns the milliseconds as they are believed. */
   learn(rows: number, ms: number): number {
     const costs = this.#ms;
+    this.#forwards++;
     const own = Math.min(rows, costs.length - 1);
     const expected = this.at(rows);
     const ratio = Math.min(Math.max(ms / expected, 1 / LARGEST_SURPRISE), LARGEST_SURPRISE);
@@ -79,22 +94,20 @@ export class ForwardCost {
   }
 }
 
-/** In the order in which they are measured: should the time run out, the curve is known roughly rather than in part. */
-export const TARGET_ROWS = [1, 8, 4, 16, 2, 3, 6, 12, 32, 24] as const;
-export const DRAFT_ROWS = [1, 8, 2, 4] as const;
 /** Loading is meant to take about a second: measuring may add a quarter. A forward that has begun is waited for. */
 const TARGET_BUDGET_MS = 220;
 const DRAFT_BUDGET_MS = 30;
 const MOST_REPEATS = 5;
 
-/** @param draft absent where drafting takes no forward. */
-export function measureCosts(target: TargetModel, draft: DraftForwards | undefined): TreeCosts {
-  return { target: measureTarget(target), draft: measureDraft(draft) };
+/** @param forwards of the drafter; absent where drafting takes none. */
+export function measureCosts(target: TargetModel, forwards: (() => DraftForwards) | undefined): TreeCosts {
+  const draft = forwards === undefined ? FREE : measureDraft(forwards);
+  return { target: new ForwardCost(measureTarget(target)), draft: new ForwardCost(draft) };
 }
 
 /** Times forwards of a few sizes on an empty cache. */
 export function measureTarget(target: TargetModel): CostCurve {
-  const batch = new ForwardBatch(Math.max(...TARGET_ROWS));
+  const batch = new ForwardBatch(MOST_ROWS);
   using cache = target.createCache(1, batch.maxRows);
   return measure(TARGET_ROWS, TARGET_BUDGET_MS, (rows) => {
     fillFlat(batch, cache, rows);
@@ -102,8 +115,10 @@ export function measureTarget(target: TargetModel): CostCurve {
   });
 }
 
-export function measureDraft(forwards: DraftForwards | undefined): CostCurve {
-  return forwards === undefined ? FREE : measure(DRAFT_ROWS, DRAFT_BUDGET_MS, (rows) => forwards.forward(rows));
+/** @param make the forwards, which go when they are timed. */
+export function measureDraft(make: () => DraftForwards): CostCurve {
+  using forwards = make();
+  return measure(DRAFT_ROWS, DRAFT_BUDGET_MS, (rows) => forwards.forward(rows));
 }
 
 /** A batch of the root and children of it, in an empty cache; tokens are all alike to a forward. */

@@ -34,7 +34,7 @@ export interface DrafterParts {
   /** The lookahead that was asked for. */
   readonly lookahead?: LookaheadOptions | undefined;
   /** Costs that are known already, or else measured, for a drafter with these forwards of its own; absent, they are measured. */
-  readonly costs?: ((name: DrafterName, forwards: DraftForwards | undefined) => TreeCosts) | undefined;
+  readonly costs?: ((name: DrafterName, forwards: (() => DraftForwards) | undefined) => TreeCosts) | undefined;
 }
 
 /** Undefined where a part is missing. */
@@ -75,8 +75,7 @@ function policyOf(
   forwards?: () => DraftForwards,
 ): TreePolicy {
   if (tree !== undefined) return tree;
-  using timed = forwards?.();
-  return { kind: 'auto', costs: costs === undefined ? measureCosts(target, timed) : costs(name, timed) };
+  return { kind: 'auto', costs: costs === undefined ? measureCosts(target, forwards) : costs(name, forwards) };
 }
 
 function makeEagle(parts: DrafterParts): EagleDrafter | undefined {

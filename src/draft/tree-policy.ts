@@ -9,7 +9,7 @@ import type { TreeGrower } from './tree-grower.ts';
 
 export interface BudgetTree extends BudgetGrowerOptions {
   readonly kind: 'auto';
-  /** As measured at load: where the budget starts. */
+  /** What the budget goes by, and refines. */
   readonly costs: TreeCosts;
 }
 

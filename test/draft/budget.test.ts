@@ -3,9 +3,10 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { MOST_NODES, TreeBudget } from '../../src/draft/budget.ts';
 import { BudgetGrower } from '../../src/draft/budget-grower.ts';
 import { Calibration } from '../../src/draft/calibration.ts';
-import type { TreeCosts } from '../../src/draft/costs.ts';
+import type { CostCurve, TreeCosts } from '../../src/draft/costs.ts';
 import { DynamicGrower } from '../../src/draft/grow.ts';
 import type { TreeGrower } from '../../src/draft/tree-grower.ts';
+import { costsFrom } from '../support/costs.ts';
 import { xorshift } from '../support/random.ts';
 
 let clock = 0;
@@ -27,9 +28,10 @@ const bestGuess = (random: () => number): number => 0.15 + 0.8 * random() ** 2;
 
 const ROOT = Int32Array.of(0);
 
-const curveOf = (ms: (rows: number) => number): TreeCosts['target'] =>
+const curveOf = (ms: (rows: number) => number): CostCurve =>
   Array.from({ length: MOST_NODES }, (_, i) => ({ rows: i + 1, ms: ms(i + 1) }));
-const costsOf = ({ targetMs, headMs }: World): TreeCosts => ({ target: curveOf(targetMs), draft: curveOf(headMs) });
+const costsOf = ({ targetMs, headMs }: World): TreeCosts =>
+  costsFrom({ target: curveOf(targetMs), draft: curveOf(headMs) });
 
 interface Outcome {
   readonly tokens: number;
@@ -226,10 +228,10 @@ describe('a head that is never right, and sure of it', () => {
 });
 
 it('looks further for nothing where one forward makes the guesses of all levels', () => {
-  const dear = { target: [{ rows: 1, ms: 10 }], draft: [{ rows: 1, ms: 50 }] };
   const guesses = { tokens: Int32Array.of(1, 2, 3, 4, 5), logProbabilities: new Float64Array(5).fill(Math.log(0.2)) };
   const nextRows = (once: boolean): number => {
-    const grower = new BudgetGrower(new TreeBudget({ ...dear, target: curveOf(() => 10) }), 1000, { once });
+    const dear = costsFrom({ target: curveOf(() => 10), draft: [{ rows: 1, ms: 50 }] });
+    const grower = new BudgetGrower(new TreeBudget(dear), 1000, { once });
     grower.start(0, 5, 1);
     return grower.grow(guesses);
   };
@@ -238,12 +240,12 @@ it('looks further for nothing where one forward makes the guesses of all levels'
 });
 
 it('never pauses drafts that cost nothing', () => {
-  const budget = new TreeBudget({ target: [{ rows: 1, ms: 10 }], draft: [{ rows: 1, ms: 0 }] });
+  const budget = new TreeBudget(costsFrom({ target: [{ rows: 1, ms: 10 }], draft: [{ rows: 1, ms: 0 }] }));
   for (let round = 0; round < 100; round++) {
     expect(budget.wantsDrafts()).toBe(true);
     budget.settle(1, 4, 15, 0); // four rows for one token
   }
-  const paid = new TreeBudget({ target: [{ rows: 1, ms: 10 }], draft: [{ rows: 1, ms: 1 }] });
+  const paid = new TreeBudget(costsFrom({ target: [{ rows: 1, ms: 10 }], draft: [{ rows: 1, ms: 1 }] }));
   let pauses = 0;
   for (let round = 0; round < 100; round++) {
     const wanted = paid.wantsDrafts();
@@ -264,7 +266,7 @@ it('the tree is the best of all sizes at the price of time', () => {
   for (let round = 0; round < 200; round++) {
     const steps = Array.from({ length: MOST_NODES }, () => 5 * random());
     const ms = (rows: number): number => 10 + steps.slice(0, rows).reduce((sum, step) => sum + step, 0);
-    const budget = new TreeBudget({ target: curveOf(ms), draft: [{ rows: 1, ms: 1 }] });
+    const budget = new TreeBudget(costsFrom({ target: curveOf(ms), draft: [{ rows: 1, ms: 1 }] }));
     const reach = Float64Array.from({ length: 20 }, () => random() ** 3)
       .sort()
       .reverse();

@@ -6,7 +6,7 @@
 import { createHash } from 'node:crypto';
 import { afterAll, describe, expect, it } from 'vitest';
 import { type GenerateOptions, generate, type Round, type StopReason } from '../../src/decode/generate.ts';
-import type { TreeCosts } from '../../src/draft/costs.ts';
+import { FREE, type TreeCosts } from '../../src/draft/costs.ts';
 import type { Drafter } from '../../src/draft/drafter.ts';
 import { EagleDrafter } from '../../src/draft/eagle.ts';
 import { EagleHead } from '../../src/draft/eagle-head.ts';
@@ -24,6 +24,7 @@ import type { TargetModel } from '../../src/model/target.ts';
 import { memorySource } from '../../src/tensor/memory-source.ts';
 import type { Tensor } from '../../src/tensor/tensor.ts';
 import { chiSquareTest } from '../support/chi-square.ts';
+import { costsFrom } from '../support/costs.ts';
 import { CorrectedDrafter, type Script, ScriptedDrafter } from '../support/drafters.ts';
 import { randomInteger, xorshift } from '../support/random.ts';
 import { registered } from '../support/registered.ts';
@@ -100,13 +101,14 @@ class PoisonedHead extends EagleHead {
   }
 }
 
-const FREE_ROWS: TreeCosts = {
-  target: [
-    { rows: 1, ms: 10 },
-    { rows: 32, ms: 10 },
-  ],
-  draft: [{ rows: 1, ms: 0 }],
-};
+const freeRows = (): TreeCosts =>
+  costsFrom({
+    target: [
+      { rows: 1, ms: 10 },
+      { rows: 32, ms: 10 },
+    ],
+    draft: FREE,
+  });
 
 const DYNAMIC: DynamicTree = { kind: 'dynamic', depth: 4, topK: 4, total: 20 };
 
@@ -139,7 +141,7 @@ const DRAFTERS: Readonly<Record<string, Make>> = {
   'lookahead, deeper, with the n-grams of the text': (model) =>
     new LookaheadDrafter(model, { window: 4, ngram: 5, guesses: 3, fromText: true }, CONTEXT),
   'lookahead, deeper, rows free': (model) =>
-    new LookaheadDrafter(model, { window: 4, ngram: 5, guesses: 3 }, CONTEXT, { costs: FREE_ROWS }),
+    new LookaheadDrafter(model, { window: 4, ngram: 5, guesses: 3 }, CONTEXT, { costs: freeRows() }),
   'Medusa heads, draft vocabulary': (model) =>
     new MedusaDrafter(model, tinyMedusa(model, { draftVocabSize: 24 }), staticShape(8)),
   'Medusa heads of two blocks with LM heads of their own, dynamic tree, draft vocabulary': (model) =>

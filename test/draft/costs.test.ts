@@ -2,8 +2,18 @@ import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { CostCache, type CostKey } from '../../src/draft/cost-cache.ts';
-import { costAt, DRAFT_ROWS, ForwardCost, measureCosts, TARGET_ROWS } from '../../src/draft/costs.ts';
+import { CostCache, type CostKey, KnownCosts } from '../../src/draft/cost-cache.ts';
+import {
+  type CostCurve,
+  costAt,
+  DRAFT_ROWS,
+  ForwardCost,
+  MOST_ROWS,
+  measureCosts,
+  measureDraft,
+  measureTarget,
+  TARGET_ROWS,
+} from '../../src/draft/costs.ts';
 import { eagleForwards } from '../../src/draft/eagle.ts';
 import { createKernels } from '../../src/kernels/choose.ts';
 import { xorshift } from '../support/random.ts';
@@ -25,16 +35,16 @@ it('measures the target and the head within a fraction of a second', () => {
   using target = tinyTarget(kernels);
   using head = tinyHead(target);
   const began = performance.now();
-  using forwards = eagleForwards(target, head, 4);
-  const costs = measureCosts(target, forwards);
+  const measured = { target: measureTarget(target), draft: measureDraft(() => eagleForwards(target, head, 4)) };
   expect(performance.now() - began).toBeLessThan(300);
-  expect(costs.target.map(({ rows }) => rows)).toEqual([...TARGET_ROWS].sort((a, b) => a - b));
-  expect(costs.draft.map(({ rows }) => rows)).toEqual([...DRAFT_ROWS].sort((a, b) => a - b));
-  for (const curve of [costs.target, costs.draft]) {
+  expect(measured.target.map(({ rows }) => rows)).toEqual([...TARGET_ROWS].sort((a, b) => a - b));
+  expect(measured.draft.map(({ rows }) => rows)).toEqual([...DRAFT_ROWS].sort((a, b) => a - b));
+  for (const curve of [measured.target, measured.draft]) {
     expect(curve[0]!.ms).toBeGreaterThan(0);
     expect(curve.every(({ ms }, i) => i === 0 || ms >= curve[i - 1]!.ms)).toBe(true);
   }
-  expect(measureCosts(target, undefined).draft).toEqual([{ rows: 1, ms: 0 }]); // no forwards of its own
+  const free = measureCosts(target, undefined).draft; // no forwards of its own
+  expect(free.at(1) + free.at(MOST_ROWS)).toBeLessThan(1e-9);
   kernels.dispose();
 });
 
@@ -45,13 +55,14 @@ describe('a curve that learns', () => {
   ];
 
   it('begins as measured', () => {
-    const cost = new ForwardCost(flat, 32);
+    const cost = new ForwardCost(flat);
     expect(cost.curve()).toEqual(Array.from({ length: 32 }, (_, i) => ({ rows: i + 1, ms: 10 })));
     expect(cost.at(320)).toBe(100); // as `costAt`
+    expect(cost.forwards).toBe(0);
   });
 
   it('follows a machine that gets slower, for sizes that are never used too', () => {
-    const cost = new ForwardCost(flat, 32);
+    const cost = new ForwardCost(flat);
     for (let i = 0; i < 200; i++) cost.learn(4, 20);
     expect(cost.at(4)).toBeCloseTo(20, 3);
     expect(cost.at(30) / 20).toBeGreaterThan(0.6);
@@ -60,7 +71,7 @@ describe('a curve that learns', () => {
 
   it('finds a shape that was measured wrong, through noise', () => {
     const truth = (rows: number): number => (rows <= 4 ? 10 : 10 + 2 * (rows - 4));
-    const cost = new ForwardCost(flat, 32);
+    const cost = new ForwardCost(flat);
     const random = xorshift(1);
     for (let i = 0; i < 4000; i++) {
       const rows = 1 + Math.floor(random() * 12);
@@ -70,7 +81,7 @@ describe('a curve that learns', () => {
   });
 
   it('takes one interrupted forward for little', () => {
-    const cost = new ForwardCost(flat, 32);
+    const cost = new ForwardCost(flat);
     cost.learn(4, 10_000);
     expect(cost.at(4)).toBeLessThan(11.5);
     for (let i = 0; i < 8; i++) cost.learn(4, 10);
@@ -81,13 +92,7 @@ describe('a curve that learns', () => {
 
   it('gets over a measurement that was wrong altogether', () => {
     const truth = (rows: number): number => 8 + 2 * rows;
-    const cost = new ForwardCost(
-      [
-        { rows: 1, ms: 10 },
-        { rows: 32, ms: 10 },
-      ],
-      32,
-    );
+    const cost = new ForwardCost(flat);
     const sizes = Array.from({ length: 32 }, (_, i) => i + 1);
     const tokens = (rows: number): number => rows ** 0.5;
     const best = Math.max(...sizes.map((rows) => tokens(rows) / truth(rows)));
@@ -104,14 +109,12 @@ describe('a curve that learns', () => {
 });
 
 describe('costs of an earlier load', () => {
-  const key: CostKey = { cpu: 'c', isa: 'avx2', threads: 2, dtype: 'q8', model: 'm', drafter: 'h', version: '0' };
-  const costs = {
-    target: [
-      { rows: 1, ms: 1 },
-      { rows: 4, ms: 2.5 },
-    ],
-    draft: [{ rows: 1, ms: 0.25 }],
-  };
+  const machine = { cpu: 'c', isa: 'avx2', threads: 2, dtype: 'q8', model: 'm', version: '0' };
+  const key: CostKey = { ...machine, forwards: 'target' };
+  const curve: CostCurve = [
+    { rows: 1, ms: 1 },
+    { rows: 4, ms: 2.5 },
+  ];
   let directory: string;
   beforeEach(() => {
     directory = mkdtempSync(join(tmpdir(), 'eaglet-costs-'));
@@ -121,14 +124,14 @@ describe('costs of an earlier load', () => {
   it('are found again, under all of their key only', () => {
     const cache = new CostCache(join(directory, 'costs'), key);
     expect(cache.read()).toBeUndefined();
-    cache.write(costs);
-    expect(cache.read()).toEqual(costs);
+    cache.write(curve);
+    expect(cache.read()).toEqual(curve);
     expect(readdirSync(join(directory, 'costs'))).toHaveLength(1); // no part left behind
     for (const other of [
       { threads: 1 },
       { dtype: 'q4' },
       { model: 'n' },
-      { drafter: 'g' },
+      { forwards: 'g' },
       { isa: 'x' },
       { cpu: 'd' },
       { version: '1' },
@@ -138,22 +141,60 @@ describe('costs of an earlier load', () => {
 
   it.each([
     ['no JSON', '{'],
-    ['another key', JSON.stringify({ key: { ...key, threads: 3 }, costs })],
-    ['no points', JSON.stringify({ key, costs: { ...costs, target: [] } })],
-    ['rows that do not ascend', JSON.stringify({ key, costs: { ...costs, target: [...costs.target].reverse() } })],
-    ['time that runs backwards', JSON.stringify({ key, costs: { ...costs, draft: [{ rows: 1, ms: -1 }] } })],
-    ['text for a number', JSON.stringify({ key, costs: { ...costs, draft: [{ rows: 1, ms: '1' }] } })],
+    ['another key', JSON.stringify({ format: 2, key: { ...key, threads: 3 }, curve })],
+    ['the format before, of two curves', JSON.stringify({ key, costs: { target: curve, draft: curve } })],
+    ['a format to come', JSON.stringify({ format: 3, key, curve })],
+    ['no points', JSON.stringify({ format: 2, key, curve: [] })],
+    ['rows that do not ascend', JSON.stringify({ format: 2, key, curve: [...curve].reverse() })],
+    ['time that runs backwards', JSON.stringify({ format: 2, key, curve: [{ rows: 1, ms: -1 }] })],
+    ['text for a number', JSON.stringify({ format: 2, key, curve: [{ rows: 1, ms: '1' }] })],
   ])('%s is as good as nothing', (_, text) => {
     const cache = new CostCache(directory, key);
-    cache.write(costs);
+    cache.write(curve);
     writeFileSync(cache.file, text);
     expect(cache.read()).toBeUndefined();
+  });
+
+  describe('and of this one', () => {
+    const neverMeasured = (): CostCurve => expect.unreachable('known already');
+    const open = (remeasure = false): KnownCosts => new KnownCosts(directory, machine, remeasure);
+    const slow = (): CostCurve => [{ rows: 1, ms: 80 }];
+
+    it('are one curve for all who ask for the same forwards, measured once', () => {
+      const costs = open();
+      const target = costs.of('target', () => curve);
+      expect(costs.of('target', neverMeasured)).toBe(target);
+      const head = costs.of('head', slow);
+      expect(head).not.toBe(target);
+      expect([target.at(1), head.at(1)]).toEqual([1, 80]);
+      expect(open().of('head', neverMeasured).at(1)).toBe(80);
+      expect(
+        open(true)
+          .of('head', () => curve)
+          .at(1),
+      ).toBe(1);
+      expect(open().of('head', neverMeasured).at(1)).toBe(1);
+    });
+
+    it('are kept once they have learned from 64 forwards, each curve by itself', () => {
+      const decode = (forwards: number): void => {
+        using costs = open();
+        for (let i = 0; i < forwards; i++) costs.of('target', slow).learn(1, 10);
+        costs.of('head', slow).learn(1, 10);
+      };
+      const kept = (forwards: string): number => open().of(forwards, neverMeasured).at(1);
+      decode(63);
+      expect([kept('target'), kept('head')]).toEqual([80, 80]);
+      decode(64);
+      expect(kept('target')).toBeLessThan(20); // measured at a busy moment
+      expect(kept('head')).toBe(80);
+    });
   });
 
   it('are done without where nothing can be written', () => {
     writeFileSync(join(directory, 'file'), '');
     const cache = new CostCache(join(directory, 'file'), key);
-    expect(() => cache.write(costs)).not.toThrow();
+    expect(() => cache.write(curve)).not.toThrow();
     expect(cache.read()).toBeUndefined();
   });
 });

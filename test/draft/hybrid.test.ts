@@ -7,17 +7,19 @@ import { HybridDrafter } from '../../src/draft/hybrid.ts';
 import type { DraftTree } from '../../src/draft/tree.ts';
 import { createKernels } from '../../src/kernels/choose.ts';
 import { ScratchTensor } from '../../src/tensor/tensor.ts';
+import { costsFrom } from '../support/costs.ts';
 import { TINY_CONFIG, tinyHead, tinyTarget } from '../support/tiny.ts';
 
 const { vocabSize, hiddenSize } = TINY_CONFIG;
 /** Rows that hardly cost anything: whatever has a chance is drafted. */
-const CHEAP: TreeCosts = {
-  target: [
-    { rows: 1, ms: 10 },
-    { rows: 32, ms: 10.1 },
-  ],
-  draft: [{ rows: 1, ms: 0.01 }],
-};
+const cheap = (): TreeCosts =>
+  costsFrom({
+    target: [
+      { rows: 1, ms: 10 },
+      { rows: 32, ms: 10.1 },
+    ],
+    draft: [{ rows: 1, ms: 0.01 }],
+  });
 
 /** Tokens of the path down to each node. */
 const pathsOf = ({ size, tokens, parents }: DraftTree): string[] => {
@@ -32,7 +34,7 @@ describe('a grafted guess', () => {
     logProbabilities: Float64Array.of(0.3, 0.2, 0.1, 0.1, 0.1).map(Math.log),
   };
   const grow = (grafter: (grower: BudgetGrower) => void): { grower: BudgetGrower; tree: DraftTree } => {
-    const grower = new BudgetGrower(new TreeBudget(CHEAP), vocabSize, { grafter });
+    const grower = new BudgetGrower(new TreeBudget(cheap()), vocabSize, { grafter });
     grower.start(1, 6, 1);
     for (let rows = grower.grow(guesses); rows > 0; ) rows = 0;
     return { grower, tree: grower.finish() };
@@ -76,7 +78,7 @@ describe('a grafted guess', () => {
     ['never stands, is not', 21, (first: number, last: number) => last < first && last < 0.1],
   ])('that %s', (_, bonus, holds) => {
     const reaches: number[] = [];
-    const grower = new BudgetGrower(new TreeBudget(CHEAP), vocabSize, {
+    const grower = new BudgetGrower(new TreeBudget(cheap()), vocabSize, {
       grafter: (self) => void reaches.push(self.reach(self.graft(ROOT, 20, Math.log(0.7))!)),
     });
     for (let round = 0; round < 50; round++) {
@@ -101,7 +103,7 @@ describe('hybrid drafting', () => {
     const drafter = new HybridDrafter(
       vocabSize,
       100,
-      (grafter) => new EagleDrafter(target, tinyHead(target), { kind: 'auto', costs: CHEAP, grafter }, 100),
+      (grafter) => new EagleDrafter(target, tinyHead(target), { kind: 'auto', costs: cheap(), grafter }, 100),
     );
     const passage = [11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23];
     const text = [...passage, 40, 11, 12];

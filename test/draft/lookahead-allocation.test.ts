@@ -3,9 +3,10 @@
  * others are measured at.
  */
 import { afterAll, beforeAll, describe, it } from 'vitest';
-import type { TreeCosts } from '../../src/draft/costs.ts';
+import { FREE } from '../../src/draft/costs.ts';
 import { LookaheadDrafter } from '../../src/draft/lookahead.ts';
 import { createKernels } from '../../src/kernels/choose.ts';
+import { costsFrom } from '../support/costs.ts';
 import { expectLean, LAWS, warmUp } from '../support/garbage.ts';
 import { TINY_CONFIG, tinyTarget } from '../support/tiny.ts';
 
@@ -19,7 +20,7 @@ afterAll(() => {
 });
 
 const options = { window: 4, ngram: 3, guesses: 2, fromText: true };
-const costs: TreeCosts = { target: [1, 32].map((rows) => ({ rows, ms: 1 })), draft: [{ rows: 1, ms: 0 }] };
+const costs = costsFrom({ target: [1, 32].map((rows) => ({ rows, ms: 1 })), draft: FREE });
 const DRAFTERS: Readonly<Record<string, () => LookaheadDrafter>> = {
   'as published': () => new LookaheadDrafter(target, options, CONTEXT),
   'under a budget': () => new LookaheadDrafter(target, options, CONTEXT, { costs }),

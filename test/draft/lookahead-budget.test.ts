@@ -1,7 +1,7 @@
 /** Lookahead's budget against made-up targets and machines: what a row costs and what comes next is known here, and so is what pays. */
 import { afterAll, afterEach, beforeEach, describe, expect, it, type MockInstance, vi } from 'vitest';
 import { MOST_NODES } from '../../src/draft/budget.ts';
-import type { TreeCosts } from '../../src/draft/costs.ts';
+import { FREE, type TreeCosts } from '../../src/draft/costs.ts';
 import { LookaheadDrafter } from '../../src/draft/lookahead.ts';
 import { LookaheadBudget } from '../../src/draft/lookahead-budget.ts';
 import { DEFAULT_LOOKAHEAD, type LookaheadOptions } from '../../src/draft/lookahead-options.ts';
@@ -14,6 +14,7 @@ import { chainShape } from '../../src/draft/tree.ts';
 import { WindowAccount } from '../../src/draft/window-account.ts';
 import { createKernels } from '../../src/kernels/choose.ts';
 import { ScratchTensor } from '../../src/tensor/tensor.ts';
+import { costsFrom } from '../support/costs.ts';
 import { xorshift } from '../support/random.ts';
 import { TINY_CONFIG, tinyTarget } from '../support/tiny.ts';
 
@@ -48,10 +49,8 @@ const machine =
   (rows: number): number =>
     10 * (1 + perRow * (rows - 1));
 
-const costsOf = (ms: (rows: number) => number): TreeCosts => ({
-  target: Array.from({ length: MOST_NODES }, (_, i) => ({ rows: i + 1, ms: ms(i + 1) })),
-  draft: [{ rows: 1, ms: 0 }],
-});
+const costsOf = (ms: (rows: number) => number): TreeCosts =>
+  costsFrom({ target: Array.from({ length: MOST_NODES }, (_, i) => ({ rows: i + 1, ms: ms(i + 1) })), draft: FREE });
 
 const lookahead = (ms: (rows: number) => number, options: LookaheadOptions = DEFAULT_LOOKAHEAD): LookaheadDrafter =>
   new LookaheadDrafter(target, options, CONTEXT, { costs: costsOf(ms) });

@@ -4,7 +4,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { openCheckpoint } from '../../src/checkpoint/checkpoint.ts';
 import { generate } from '../../src/decode/generate.ts';
 import { createVerdict, verifyMatch } from '../../src/decode/verify.ts';
-import type { TreeCosts } from '../../src/draft/costs.ts';
+import { FREE } from '../../src/draft/costs.ts';
 import { LookaheadDrafter } from '../../src/draft/lookahead.ts';
 import {
   checkLookahead,
@@ -18,6 +18,7 @@ import type { DraftTree } from '../../src/draft/tree.ts';
 import { createKernels } from '../../src/kernels/choose.ts';
 import { COMMITTED, ForwardBatch } from '../../src/model/forward-batch.ts';
 import { loadTarget } from '../../src/model/registry.ts';
+import { costsFrom } from '../support/costs.ts';
 import { randomInteger, xorshift } from '../support/random.ts';
 
 const golden = new URL('../golden/', import.meta.url).pathname;
@@ -33,8 +34,8 @@ afterAll(() => {
 const CONTEXT = 256;
 
 /** Under a budget; what forwards really take is learnt on the way. */
-const FREE_ROWS: TreeCosts = { target: [1, 32].map((rows) => ({ rows, ms: 10 })), draft: [{ rows: 1, ms: 0 }] };
-const DEAR_ROWS: TreeCosts = { target: [{ rows: 1, ms: 1 }], draft: [{ rows: 1, ms: 0 }] };
+const FREE_ROWS = costsFrom({ target: [1, 32].map((rows) => ({ rows, ms: 10 })), draft: FREE });
+const DEAR_ROWS = costsFrom({ target: [{ rows: 1, ms: 1 }], draft: FREE });
 
 /** [key, its continuation]. */
 type Ngram = readonly [number, readonly number[]];

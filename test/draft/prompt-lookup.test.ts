@@ -1,9 +1,9 @@
 import { describe, expect, it } from 'vitest';
-import type { TreeCosts } from '../../src/draft/costs.ts';
 import { PromptLookupDrafter } from '../../src/draft/prompt-lookup.ts';
 import { chainShape, type DraftTree, shapeFromPaths } from '../../src/draft/tree.ts';
 import type { TreePolicy } from '../../src/draft/tree-policy.ts';
 import { ScratchTensor } from '../../src/tensor/tensor.ts';
+import { costsFrom } from '../support/costs.ts';
 
 const VOCABULARY = 50;
 const noFeatures = new ScratchTensor();
@@ -69,13 +69,13 @@ describe('a tree', () => {
   });
 
   it('grows along a copied passage as far as it pays', () => {
-    const costs: TreeCosts = {
+    const costs = costsFrom({
       target: [
         { rows: 1, ms: 10 },
         { rows: 32, ms: 11 },
       ],
       draft: [{ rows: 1, ms: 0 }],
-    };
+    });
     const passage = Array.from({ length: 30 }, (_, i) => 10 + i);
     const tree = guessAfter(lookup({ kind: 'auto', costs }), [...passage, 1, ...passage.slice(0, 6)]);
     const depth = (node: number): number => (node === 0 ? 0 : 1 + depth(tree.parents[node]!));

@@ -15,6 +15,7 @@ import { describe, expect, it, vi } from 'vitest';
 import { BigramDrafter } from '../../examples/custom-drafter.ts';
 import type { Round } from '../../src/decode/generate.ts';
 import { VERIFIERS } from '../../src/decode/verifier.ts';
+import type { TreeBudget } from '../../src/draft/budget.ts';
 import type { TreeOption } from '../../src/draft/tree-option.ts';
 import { type Engine, loadEngine, type TextResult } from '../../src/engine.ts';
 import { CheckpointError, DisposedError, RequestError } from '../../src/errors.ts';
@@ -210,33 +211,42 @@ describe('abort', () => {
 });
 
 describe('costs of forwards', () => {
-  it('are measured once, refined by what was decoded, and taken up by the next load', async () => {
+  it('are measured once, refined by whoever drafts, and taken up by the next load', async () => {
     const cacheDir = mkdtempSync(join(tmpdir(), 'eaglet-engine-'));
     const auto = (): Promise<Engine> => loadEngine({ model, head, dtype: 'f32', cacheDir });
+    const kept = (of: 'target' | 'head'): string => {
+      const files = readdirSync(join(cacheDir, 'costs')).map((file) =>
+        readFileSync(join(cacheDir, 'costs', file), 'utf8'),
+      );
+      expect(files).toHaveLength(2); // one for both that draft with the head, none for drafts that are free
+      return files.find((text) => (JSON.parse(text).key.forwards === 'target') === (of === 'target'))!;
+    };
+    const firstPoint = (text: string): number => JSON.parse(text).curve[0].ms;
     try {
-      const kept = (): string => {
-        const files = readdirSync(join(cacheDir, 'costs')).map((file) =>
-          readFileSync(join(cacheDir, 'costs', file), 'utf8'),
-        );
-        const ofHead = files.filter((text) => JSON.parse(text).costs.draft[0].ms > 0);
-        expect(ofHead).toHaveLength(1); // the other's drafts are free
-        return ofHead[0]!;
-      };
       let measured: string;
       {
         using engine = await auto();
-        measured = kept();
+        measured = kept('target');
         await drain(engine.stream(prompt, { maxTokens: 8 }));
       }
-      expect(kept()).toBe(measured); // too few rounds to know better
+      expect(kept('target')).toBe(measured); // too few rounds to know better
+      const measuredHead = kept('head');
       {
         using engine = await auto();
-        expect(engine.budget!.target.at(1)).toBe(JSON.parse(measured).costs.target[0].ms);
-        while (engine.budget!.rounds < 64) await drain(engine.stream(prompt, { maxTokens: 32, endTokens: new Set() }));
+        const budgets = engine.drafters.flatMap((name) => engine.budgetOf(name) ?? []);
+        expect(budgets).toHaveLength(3);
+        const [{ target }] = budgets as [TreeBudget];
+        expect(target.at(1)).toBe(firstPoint(measured));
+        expect(new Set(budgets.map((budget) => budget.target))).toEqual(new Set([target]));
+        expect(engine.budgetOf('hybrid')!.draft).toBe(engine.budgetOf('eagle')!.draft);
+        const lookup = engine.budgetOf('prompt-lookup')!;
+        const options = { drafter: 'prompt-lookup', maxTokens: 32, endTokens: new Set<number>() } as const;
+        while (lookup.rounds < 64) await drain(engine.stream(prompt, options));
       }
-      expect(kept()).not.toBe(measured);
+      expect(kept('target')).not.toBe(measured);
+      expect(kept('head')).toBe(measuredHead);
       using engine = await auto();
-      expect(engine.budget!.target.at(1)).toBe(JSON.parse(kept()).costs.target[0].ms);
+      expect(engine.budgetOf('eagle')!.target.at(1)).toBe(firstPoint(kept('target')));
     } finally {
       rmSync(cacheDir, { recursive: true, force: true });
     }

@@ -8,6 +8,7 @@ import { createDrafter, DRAFTERS } from '../../src/draft/registry.ts';
 import { chainShape, shapeFromPaths, staticShape } from '../../src/draft/tree.ts';
 import type { TreePolicy } from '../../src/draft/tree-policy.ts';
 import type { TargetModel } from '../../src/model/target.ts';
+import { costsFrom } from './costs.ts';
 import { tinyHead, tinyMedusa, tinyTarget } from './tiny.ts';
 
 export const TREES: Readonly<Record<string, TreePolicy>> = {
@@ -17,26 +18,20 @@ export const TREES: Readonly<Record<string, TreePolicy>> = {
   'whole static': staticShape(),
   'paths with gaps': shapeFromPaths([[0], [3], [0, 1], [0, 1, 0], [0, 1, 2], [3, 0]]),
   dynamic: { kind: 'dynamic', depth: 4, topK: 4, total: 20 },
-  // What forwards really take is learnt on the way: both get to smaller and larger trees.
-  'auto, rows cost little': {
-    kind: 'auto',
-    costs: {
-      target: [
-        { rows: 1, ms: 10 },
-        { rows: 32, ms: 10.1 },
-      ],
-      draft: [{ rows: 1, ms: 0.001 }],
-    },
+  // What forwards really take is learnt on the way: both get to smaller and larger trees. Costs of their own each time they are asked for.
+  get 'auto, rows cost little'(): TreePolicy {
+    const target = [
+      { rows: 1, ms: 10 },
+      { rows: 32, ms: 10.1 },
+    ];
+    return { kind: 'auto', costs: costsFrom({ target, draft: [{ rows: 1, ms: 0.001 }] }) };
   },
-  'auto, rows cost much': {
-    kind: 'auto',
-    costs: {
-      target: [
-        { rows: 1, ms: 1 },
-        { rows: 2, ms: 2 },
-      ],
-      draft: [{ rows: 1, ms: 0.5 }],
-    },
+  get 'auto, rows cost much'(): TreePolicy {
+    const target = [
+      { rows: 1, ms: 1 },
+      { rows: 2, ms: 2 },
+    ];
+    return { kind: 'auto', costs: costsFrom({ target, draft: [{ rows: 1, ms: 0.5 }] }) };
   },
 };
 
@@ -68,18 +63,18 @@ export function registered(sample: TargetModel): readonly Registered[] {
       using drafter = create(sample, 64, tree);
       return drafter?.budget !== undefined;
     };
-    const created = Object.entries(TREES).filter(([, tree]) => nodesWith(tree) !== undefined);
+    const created = Object.keys(TREES).filter((kind) => nodesWith(TREES[kind]!) !== undefined);
     if (created.length === 0) throw new Error(`the test has not all that "${name}" is made of`);
     const ignoresShapes =
       created.length === Object.keys(TREES).length && nodesWith(staticShape(3)) === nodesWith(staticShape(5));
-    const trees = created.filter(([, tree]) => !ignoresShapes || hasBudget(tree));
+    const trees = created.filter((kind) => !ignoresShapes || hasBudget(TREES[kind]!));
     const asEver: Registered = {
       label: name,
       make: (target, contextSize) => make(target, contextSize, staticShape(1)),
     };
-    const filled = trees.map(([kind, tree]) => ({
+    const filled = trees.map((kind) => ({
       label: `${name}, ${kind}`,
-      make: (target: TargetModel, contextSize: number) => make(target, contextSize, tree),
+      make: (target: TargetModel, contextSize: number) => make(target, contextSize, TREES[kind]!),
     }));
     return ignoresShapes ? [asEver, ...filled] : filled;
   });
