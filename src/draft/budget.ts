@@ -39,7 +39,7 @@ export class TreeBudget {
   readonly calibration = new Calibration();
   /** Rounds so far. */
   rounds = 0;
-  /** Milliseconds that the drafter's forwards took in a round with drafts, mean of all. */
+  /** Milliseconds that the drafter's forwards took in a round with drafts, mean of all; none where another source's guesses were all. */
   draftMs = 0;
 
   // For reports. What all rounds should have taken, and what plain decoding should have for as many tokens; the drafter in the round that is drafted.
@@ -49,6 +49,7 @@ export class TreeBudget {
   // Of rounds with drafts: accepted guesses that the best tree of each size promised (mean), those of the chosen trees, and those that came.
   readonly #promised = new Float64Array(MOST_NODES + 1);
   #promise = 0; // of the tree chosen last
+  #chosen = false; // whether that was in this round
   #promisedByChosen = 0;
   #accepted = 0;
 
@@ -142,6 +143,7 @@ export class TreeBudget {
     let most = -price * target.at(1);
     let drafts = 0;
     this.#promises++;
+    this.#chosen = true;
     this.#promise = 0;
     for (let nodes = 2; nodes <= MOST_NODES; nodes++) {
       if (nodes <= count + 1) drafts += reach[order[nodes - 2]!]!;
@@ -170,14 +172,12 @@ export class TreeBudget {
     this.#expectedMs += this.target.at(nodes) + this.#draftMs;
     this.#plainMs += tokens * this.target.at(1);
     this.#draftMs = 0;
+    this.#settlePromise(tokens, draftMs ?? 0);
     const ms = this.target.learn(nodes, forwardMs) + (draftMs ?? 0);
     this.rounds++;
     this.#tokens += tokens - this.#tokens / RATE_ROUNDS;
     this.#ms += ms - this.#ms / RATE_ROUNDS;
     if (draftMs === undefined) return;
-    this.draftMs += (draftMs - this.draftMs) / this.#promises;
-    this.#promisedByChosen += this.#promise;
-    this.#accepted += tokens - 1;
     const won = this.#won + tokens - ms / this.target.at(1) - this.#won / TRIAL_ROUNDS;
     this.#won = Math.min(won, MOST_CREDIT);
     this.#trials += 1 - this.#trials / TRIAL_ROUNDS;
@@ -185,6 +185,15 @@ export class TreeBudget {
     const judged = this.#trialRounds >= FEWEST_TRIALS;
     if (judged && this.#won >= 0) this.#pause = SHORTEST_PAUSE;
     if (this.#won < -MOST_LOST || (judged && this.#won < -TOLERANCE * this.#trials)) this.#stop();
+  }
+
+  /** Rounds with drafts are those in which candidates were found, whoever guessed them. */
+  #settlePromise(tokens: number, draftMs: number): void {
+    if (!this.#chosen) return;
+    this.#chosen = false;
+    this.draftMs += (draftMs - this.draftMs) / this.#promises;
+    this.#promisedByChosen += this.#promise;
+    this.#accepted += tokens - 1;
   }
 
   #stop(): void {

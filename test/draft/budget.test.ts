@@ -195,6 +195,21 @@ describe('what is expected is what comes', () => {
     expect(grower.budget.tokensOf(2)).toBeLessThan(grower.budget.tokensOf(8));
   });
 
+  it('of rounds with candidates, whoever guessed them, and of no others', () => {
+    const budget = new TreeBudget(costsFrom({ target: curveOf(() => 10), draft: [{ rows: 1, ms: 1 }] }));
+    const found = (): number => budget.treeSize(Float64Array.of(0.5), Int32Array.of(0), 1);
+    budget.settle(1, 1, 10, 0); // asked, and nothing found
+    expect([budget.draftMs, budget.tokensOf(2)]).toEqual([0, 1]);
+    found();
+    budget.settle(2, 2, 10, 1);
+    budget.settle(1, 1, 10, 0);
+    found();
+    budget.settle(1, 2, 10, undefined); // while the drafter pauses, a guess of another source
+    budget.settle(1, 1, 10, undefined);
+    expect(budget.draftMs).toBe(0.5);
+    expect(budget.tokensOf(2)).toBeCloseTo(1.5, 12);
+  });
+
   it('nothing, before anything was decoded', () => {
     expect(auto({ ...machine(4, 1), stands: honest }).budget.expectedSpeedup).toBe(1);
   });
