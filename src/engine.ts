@@ -64,7 +64,7 @@ export interface EngineOptions {
 }
 
 export interface TextOptions extends Omit<GenerateOptions, 'contextSize'> {
-  /** A drafter by name, or one of your own, which stays yours. Its trees may have as many nodes as the engine's own ones. */
+  /** A drafter by name, by default `defaultDrafter`, or one of your own, which stays yours: its trees have at most the engine's `maxNodes`. */
   readonly drafter?: DrafterName | Drafter;
   /** Strings that end the text; they are not part of it. */
   readonly stop?: readonly string[];
@@ -100,8 +100,8 @@ export interface TextResult {
 
 /** A drafter's precision never changes the text, only how often its guesses are right. */
 export const DRAFT_DTYPE = 'q8';
-/** Who drafts where nobody is asked for: the first of these that is loaded. */
-const PREFERRED: readonly DrafterName[] = ['eagle', 'medusa'];
+/** Who drafts where nobody is asked for: the first of these that is loaded. On no task is `eagle` faster than `hybrid` (docs/log.md). */
+const PREFERRED: readonly DrafterName[] = ['hybrid', 'eagle', 'medusa'];
 export const DEFAULT_MODEL = 'smollm2-135m-instruct';
 
 /** @throws ModelNotFoundError, CheckpointError. */
@@ -129,8 +129,8 @@ export class Engine implements Disposable {
   /** The process's highest resident memory so far, in bytes, once loaded; 0 where the system does not say. */
   readonly peakResidentBytes: number;
   readonly contextSize: number;
-  /** Nodes of the EAGLE drafter's tree, root included; 1 drafts nothing. */
-  readonly treeSize: number;
+  /** Most nodes of a tree, root included, of any of its drafters; one of your own may have as many. */
+  readonly maxNodes: number;
   readonly kernels: Kernels;
   readonly #drafters = new Map<DrafterName, Drafter>();
   readonly #cache: KvCache;
@@ -200,9 +200,8 @@ export class Engine implements Disposable {
         const drafter = createDrafter(name, parts);
         if (drafter !== undefined) this.#drafters.set(name, this.#own(drafter));
       }
-      this.treeSize = this.#drafters.get('eagle')?.maxNodes ?? 1;
-      const mostNodes = Math.max(...Array.from(this.#drafters.values(), ({ maxNodes }) => maxNodes));
-      this.#cache = this.#own(this.target.createCache(1, this.contextSize + mostNodes));
+      this.maxNodes = Math.max(...Array.from(this.#drafters.values(), ({ maxNodes }) => maxNodes));
+      this.#cache = this.#own(this.target.createCache(1, this.contextSize + this.maxNodes));
     } catch (error) {
       this[Symbol.dispose]();
       throw error;
@@ -287,9 +286,9 @@ export class Engine implements Disposable {
     return this.target.weightBytes;
   }
 
-  /** What decides the EAGLE drafter's trees; undefined where the tree was asked for, or nothing drafts. */
+  /** What decides the default drafter's trees; undefined where the tree was asked for, or nothing drafts by default. */
   get budget(): TreeBudget | undefined {
-    return this.budgetOf('eagle');
+    return this.budgetOf(this.defaultDrafter);
   }
 
   /** What decides a drafter's trees, if it is loaded and a budget does. */
@@ -297,11 +296,12 @@ export class Engine implements Disposable {
     return this.#drafters.get(name)?.budget;
   }
 
-  /** Who guesses ahead where a request does not say. */
+  /** Who guesses ahead where a request does not say: `hybrid` with a head, `eagle` where a tree is asked for, else `medusa` or `none`. */
   get defaultDrafter(): DrafterName {
     return PREFERRED.find((name) => this.#drafters.has(name)) ?? 'none';
   }
 
+  /** All that are loaded. */
   get drafters(): readonly DrafterName[] {
     return [...this.#drafters.keys()];
   }

@@ -5,6 +5,7 @@ export type { DepthAcceptance, DraftCounters, GenerationStats } from './decode/s
 export { type RoundTrace, traceRound } from './decode/trace.ts';
 export type { TypicalOptions } from './decode/typical.ts';
 export { VERIFIERS, type VerifierName } from './decode/verifier.ts';
+export type { TreeBudget } from './draft/budget.ts';
 export type { Drafter } from './draft/drafter.ts';
 export type { LookaheadOptions } from './draft/lookahead-options.ts';
 export { DRAFTERS, type DrafterName } from './draft/registry.ts';

@@ -29,7 +29,7 @@ import { mean, median, sum } from './statistics.ts';
 
 interface Flags extends ModelOptions {
   readonly prompts?: string;
-  readonly drafters: string;
+  readonly drafters?: string;
   readonly svg?: string;
   readonly limit?: number;
   readonly maxTokens: number;
@@ -43,7 +43,7 @@ interface Flags extends ModelOptions {
 export function register(bench: Command): void {
   withModelOptions(bench.command('run').description('drafters against plain decoding, interleaved per question'))
     .option('--prompts <file>', 'JSONL of {id, task, turns | prompt | messages} (default: 28 that come with eaglet)')
-    .option('--drafters <list>', 'the first is the baseline', 'none,eagle')
+    .option('--drafters <list>', 'the first is the baseline (default: none and whoever drafts by default)')
     .option('--svg <file>', 'draws speedup and acceptance length by task')
     .option('--limit <n>', 'questions at most, taken from the tasks in turn', positiveNumber)
     .option('-n, --max-tokens <n>', 'new tokens per question', positiveNumber, 128)
@@ -90,7 +90,7 @@ async function run(flags: Flags): Promise<void> {
   const clock: KernelClock = { ms: 0, calls: 0 };
   const questions = readPrompts(flags.prompts ?? DEFAULT_PROMPTS, flags.limit);
   using engine = await openEngine({ ...flags, clock });
-  const contestants = readDrafters(flags.drafters, engine);
+  const contestants = readDrafters(flags.drafters ?? byDefault(engine), engine);
   const trees = (flags.compareTrees ?? []).map((text) => ({ text, tree: parseTreeOption(text) }));
   const engines: Engine[] = []; // each tree has caches of its own
   try {
@@ -132,6 +132,10 @@ function report(rows: readonly Row[], contestants: readonly Contestant[], flags:
   if (flags.json !== undefined) writeFileSync(flags.json, `${JSON.stringify(whole)}\n`);
   if (flags.svg !== undefined) writeFileSync(flags.svg, draw(whole.summary));
   print(whole.summary, engine, flags);
+}
+
+function byDefault({ defaultDrafter }: Engine): string {
+  return defaultDrafter === 'none' ? 'none' : `none,${defaultDrafter}`;
 }
 
 function readDrafters(list: string, engine: Engine): Contestant[] {

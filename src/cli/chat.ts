@@ -40,7 +40,7 @@ interface Session {
 /** Steps of plain decoding that the speedup is measured against: enough for a steady rate, a fifth of a second of work. */
 const PLAIN_STEPS = 16;
 
-const LEGEND = 'green: guessed by the draft head and confirmed; plain: written by the model itself';
+const LEGEND = 'green: guessed by the drafter and confirmed; plain: written by the model itself';
 
 export function register(program: Command): void {
   withSamplingOptions(withModelOptions(program.command('chat').description('talk with a model in the terminal')))

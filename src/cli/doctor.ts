@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import type { Command } from 'commander';
 import { describe } from '../checkpoint/file.ts';
 import { defaultCacheDir, listSources, type SourceStatus } from '../checkpoint/hub.ts';
-import { DEFAULT_MODEL } from '../engine.ts';
+import { DEFAULT_MODEL, shippedHead } from '../engine.ts';
 import { createKernels, physicalCores } from '../kernels/choose.ts';
 import { nativeTables } from '../kernels/native.ts';
 import { packageInfo } from '../package-info.ts';
@@ -47,6 +47,8 @@ export interface Findings {
   readonly memory: { readonly freeBytes: number; readonly totalBytes: number };
   readonly cache: { readonly directory: string; readonly models: readonly { file: string; bytes: number }[] };
   readonly model: string;
+  /** Directory of the head that ships for it; null where none does. */
+  readonly head: string | null;
   readonly sources: readonly SourceStatus[];
 }
 
@@ -87,6 +89,7 @@ async function examine(reference: string): Promise<Findings> {
     memory: { freeBytes: freemem(), totalBytes: totalmem() },
     cache: examineCache(),
     model: reference,
+    head: shippedHead(reference) ?? null,
     sources,
   };
 }
@@ -197,7 +200,7 @@ export function judge({ node, kernels, tools, cache, sources, model, memory }: F
 }
 
 function print(findings: Findings, obstacles: readonly string[], advice: readonly string[]): void {
-  const { node, kernels, tools, memory, cache, sources } = findings;
+  const { node, kernels, tools, memory, cache, head, sources } = findings;
   const found = (tool: Tool): string => tools[tool] ?? 'not found';
   const { inUse, threads, bandwidthGBs } = kernels;
   const models = cache.models.map(({ file, bytes }) => `${file} (${formatBytes(bytes)})`);
@@ -217,6 +220,12 @@ function print(findings: Findings, obstacles: readonly string[], advice: readonl
       ['pip', found('pip')],
       ['cache', cache.directory],
       ['models', models.length === 0 ? 'none yet' : models.join(', ')],
+      [
+        'drafts',
+        head === null
+          ? `none by default: no head ships for ${findings.model}; --drafter prompt-lookup and lookahead need none`
+          : `by default hybrid, with the head that ships for ${findings.model}`,
+      ],
     ]),
   );
   process.stdout.write(`\nsources of ${findings.model}\n`);

@@ -1,8 +1,9 @@
 /** What the tree budget found on this machine: the cost of forwards, the tree that pays, and what is to be won, in plain words. */
 import { writeFileSync } from 'node:fs';
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { MOST_NODES, type TreeBudget } from '../draft/budget.ts';
-import type { Engine } from '../engine.ts';
+import { DRAFTERS, type DrafterName } from '../draft/registry.ts';
+import type { Engine, TextOptions } from '../engine.ts';
 import { RequestError } from '../errors.ts';
 import { type ModelOptions, openEngine, positiveNumber, printJson, realNumber, withModelOptions } from './common.ts';
 import { formatTable } from './format.ts';
@@ -15,6 +16,7 @@ interface Flags extends ModelOptions {
   readonly limit: number;
   readonly maxTokens: number;
   readonly temperature: number;
+  readonly drafter?: DrafterName;
   readonly svg?: string;
   readonly json?: boolean;
 }
@@ -25,6 +27,7 @@ export function register(program: Command): void {
     .option('--limit <n>', 'questions at most, taken from the tasks in turn', positiveNumber, 7)
     .option('-n, --max-tokens <n>', 'new tokens per question', positiveNumber, 64)
     .option('-t, --temperature <x>', '0 takes the likeliest token', realNumber, 0)
+    .addOption(new Option('--drafter <name>', 'whose trees (default: who drafts by default)').choices(DRAFTERS))
     .option('--svg <file>', 'draw the curves')
     .option('--json', 'one JSON object instead of text')
     .action(tune);
@@ -45,27 +48,41 @@ async function tune(flags: Flags): Promise<void> {
     throw new RequestError('tree', 'tune finds it: give no --tree or --tree-size');
   const questions = readPrompts(flags.prompts ?? DEFAULT_PROMPTS, flags.limit);
   using engine = await openEngine({ ...flags, remeasure: true });
-  const { budget } = engine;
-  if (budget === undefined) throw new RequestError('head', 'there is nothing to tune: the model has no head');
+  const tuned = findTuned(engine, flags.drafter ?? engine.defaultDrafter);
+  const { drafter, budget } = tuned;
   const measured = { target: budget.target.curve(), draft: budget.draft.curve() };
-  const ran = await decode(engine, budget, questions, flags);
+  const ran = await decode(engine, tuned, questions, flags);
   const sizes = speedupsBySize(budget);
   const expected = budget.expectedSpeedup;
   const best = sizes.reduce((a, b) => (b.speedup > a.speedup ? b : a));
-  if (flags.svg !== undefined) writeFileSync(flags.svg, draw(sizes, best, budget));
+  if (flags.svg !== undefined) writeFileSync(flags.svg, draw(sizes, best, tuned));
   const { isa, threads } = engine.kernels;
-  if (flags.json) printJson({ isa, threads, measured, sizes, best, draftMs: budget.draftMs, expected, ran });
-  else process.stdout.write(describe(engine, budget, sizes, best, ran));
+  if (flags.json) printJson({ isa, threads, drafter, measured, sizes, best, draftMs: budget.draftMs, expected, ran });
+  else process.stdout.write(describe(engine, tuned, sizes, best, ran));
+}
+
+interface Tuned {
+  readonly drafter: DrafterName;
+  readonly budget: TreeBudget;
+}
+
+function findTuned(engine: Engine, drafter: DrafterName): Tuned {
+  const budget = engine.budgetOf(drafter);
+  if (budget !== undefined) return { drafter, budget };
+  const others = engine.drafters.filter((name) => engine.budgetOf(name) !== undefined);
+  if (!engine.drafters.includes(drafter))
+    throw new RequestError('--drafter', `"${drafter}" is not loaded, available: ${others.join(', ')}`);
+  throw new RequestError('--drafter', `"${drafter}" has no budget to tune, one have ${others.join(', ')}`);
 }
 
 interface Ran {
-  readonly tokensPerSecond: Readonly<Record<'none' | 'eagle', number>>;
+  readonly tokensPerSecond: { readonly plain: number; readonly drafted: number };
   readonly speedup: number;
   readonly acceptanceLength: number;
   readonly treeSize: number;
   /** Of all rounds, those with drafts. */
   readonly draftedShare: number;
-  /** Of the time of a round that the head takes. */
+  /** Of the time of a round that drafting takes, the tree's growth included. */
   readonly draftShare: number;
 }
 
@@ -75,26 +92,24 @@ interface Ran {
  */
 async function decode(
   engine: Engine,
-  budget: TreeBudget,
+  { drafter, budget }: Tuned,
   questions: ReturnType<typeof readPrompts>,
-  flags: Flags,
+  { maxTokens, temperature }: Flags,
 ): Promise<Ran> {
-  const sums = {
-    none: { tokens: 0, rounds: 0, drafted: 0, nodes: 0, ms: 0, draftMs: 0 },
-    eagle: { tokens: 0, rounds: 0, drafted: 0, nodes: 0, ms: 0, draftMs: 0 },
+  const plain = { tokens: 0, rounds: 0, drafted: 0, nodes: 0, ms: 0, draftMs: 0 };
+  const drafted = { ...plain };
+  const plainly: TextOptions = {
+    drafter: 'none',
+    onRound: ({ times }) => void budget.target.learn(1, times.verify),
   };
+  const turns = [
+    { sum: plain, options: plainly },
+    { sum: drafted, options: { drafter } },
+  ];
   using progress = new ProgressBar('questions', questions.length);
   for (const [i, { messages }] of questions.entries()) {
-    const order = i % 2 === 0 ? (['none', 'eagle'] as const) : (['eagle', 'none'] as const);
-    for (const drafter of order) {
-      const { maxTokens, temperature } = flags;
-      const { stats } = await engine.complete(messages, {
-        maxTokens,
-        temperature,
-        drafter,
-        ...(drafter === 'none' && { onRound: ({ times }) => void budget.target.learn(1, times.verify) }),
-      });
-      const sum = sums[drafter];
+    for (const { sum, options } of i % 2 === 0 ? turns : turns.toReversed()) {
+      const { stats } = await engine.complete(messages, { maxTokens, temperature, ...options });
       sum.tokens += stats.newTokens - 1;
       sum.rounds += stats.rounds;
       sum.drafted += stats.counters.num_drafts;
@@ -105,14 +120,13 @@ async function decode(
     progress.update(i + 1);
   }
   const rate = ({ tokens, ms }: { tokens: number; ms: number }): number => (tokens / ms) * 1000;
-  const { none, eagle } = sums;
   return {
-    tokensPerSecond: { none: rate(none), eagle: rate(eagle) },
-    speedup: rate(eagle) / rate(none),
-    acceptanceLength: eagle.tokens / eagle.rounds,
-    treeSize: eagle.nodes / eagle.rounds,
-    draftedShare: eagle.drafted / eagle.rounds,
-    draftShare: eagle.draftMs / eagle.ms,
+    tokensPerSecond: { plain: rate(plain), drafted: rate(drafted) },
+    speedup: rate(drafted) / rate(plain),
+    acceptanceLength: drafted.tokens / drafted.rounds,
+    treeSize: drafted.nodes / drafted.rounds,
+    draftedShare: drafted.drafted / drafted.rounds,
+    draftShare: drafted.draftMs / drafted.ms,
   };
 }
 
@@ -127,7 +141,7 @@ function speedupsBySize(budget: TreeBudget): readonly Size[] {
   });
 }
 
-function describe(engine: Engine, budget: TreeBudget, sizes: readonly Size[], best: Size, ran: Ran): string {
+function describe(engine: Engine, { drafter, budget }: Tuned, sizes: readonly Size[], best: Size, ran: Ran): string {
   const { isa, threads } = engine.kernels;
   const plainMs = sizes[0]!.targetMs;
   const shown = sizes.filter(({ nodes }) => [1, 2, 3, 4, 6, 8, 12, 16, 24, 32].includes(nodes) || nodes === best.nodes);
@@ -141,25 +155,29 @@ function describe(engine: Engine, budget: TreeBudget, sizes: readonly Size[], be
       `${speedup.toFixed(2)}x`,
     ]),
   );
-  const verdict =
-    best.nodes === 1
-      ? 'Drafting does not pay here: decoding stays plain, and drafts are tried now and then.'
-      : `Where drafting pays, trees of about ${best.nodes} nodes pay most.`;
-  return `${isa} · ${threads} threads
+  return `${isa} · ${threads} threads · drafter ${drafter}
 
 A forward of the target over one row takes ${plainMs.toFixed(2)} ms, over eight rows ${(sizes[7]!.targetMs / plainMs).toFixed(2)} times that.
-The head takes ${budget.draftMs.toFixed(2)} ms a round. Of rounds with drafts:
+${budget.isFree ? 'Guesses take no forward of their own, only rows of the target.' : `Forwards of the drafter take ${budget.draftMs.toFixed(2)} ms a round.`} Of rounds with drafts:
 
 ${table}
-${verdict}
+${verdictOn(best, budget)}
 Choosing anew every round, ${budget.expectedSpeedup.toFixed(2)} times plain decoding is expected over all rounds, with drafts (${(ran.draftedShare * 100).toFixed(0)} % of them) or without.
-Decoded just now: ${ran.tokensPerSecond.none.toFixed(1)} tokens/s plainly, ${ran.tokensPerSecond.eagle.toFixed(1)} with drafts, ${ran.speedup.toFixed(2)}x; acceptance length ${ran.acceptanceLength.toFixed(2)}, trees of ${ran.treeSize.toFixed(1)} nodes,
-the head took ${(ran.draftShare * 100).toFixed(1)} % of a round.
+Decoded just now: ${ran.tokensPerSecond.plain.toFixed(1)} tokens/s plainly, ${ran.tokensPerSecond.drafted.toFixed(1)} with drafts, ${ran.speedup.toFixed(2)}x; acceptance length ${ran.acceptanceLength.toFixed(2)}, trees of ${ran.treeSize.toFixed(1)} nodes,
+drafting took ${(ran.draftShare * 100).toFixed(1)} % of a round.
 `;
 }
 
-function draw(sizes: readonly Size[], best: Size, { draft }: TreeBudget): string {
+function verdictOn({ nodes }: Size, { isFree }: TreeBudget): string {
+  if (nodes > 1) return `Where drafting pays, trees of about ${nodes} nodes pay most.`;
+  return isFree
+    ? 'Drafting does not pay here: hardly a guess is worth its row, and decoding stays plain but for those.'
+    : 'Drafting does not pay here: decoding stays plain, and drafts are tried now and then.';
+}
+
+function draw(sizes: readonly Size[], best: Size, { drafter, budget }: Tuned): string {
   const mark = best.nodes - 1;
+  const { draft, isFree } = budget;
   return linePlot([
     {
       title: 'What a forward costs',
@@ -167,7 +185,7 @@ function draw(sizes: readonly Size[], best: Size, { draft }: TreeBudget): string
       yLabel: 'milliseconds',
       series: [
         { name: 'target', points: sizes.map(({ nodes, targetMs }) => [nodes, targetMs]), mark },
-        { name: 'head', points: sizes.map(({ nodes }) => [nodes, draft.at(nodes)]) },
+        ...(isFree ? [] : [{ name: drafter, points: draft.curve().map(({ rows, ms }) => [rows, ms] as const) }]),
       ],
     },
     {

