@@ -6,6 +6,7 @@ import { writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import type { Command } from 'commander';
 import type { DepthAcceptance, GenerationStats } from '../decode/stats.ts';
+import type { TypicalOptions } from '../decode/typical.ts';
 import { KEEPS, type VerifierName } from '../decode/verifier.ts';
 import type { DrafterName } from '../draft/registry.ts';
 import { parseTreeOption } from '../draft/tree-option.ts';
@@ -18,9 +19,9 @@ import {
   openEngine,
   positiveNumber,
   realNumber,
-  verifyOption,
   wholeNumber,
   withModelOptions,
+  withVerifyOptions,
 } from './common.ts';
 import { formatCount, formatTable } from './format.ts';
 import { ProgressBar } from './progress.ts';
@@ -36,12 +37,14 @@ interface Flags extends ModelOptions {
   readonly temperature: number;
   readonly seed: number;
   readonly verify: VerifierName;
+  readonly typical?: TypicalOptions;
   readonly compareTrees?: readonly string[];
   readonly json?: string;
 }
 
 export function register(bench: Command): void {
-  withModelOptions(bench.command('run').description('drafters against plain decoding, interleaved per question'))
+  const command = bench.command('run').description('drafters against plain decoding, interleaved per question');
+  withVerifyOptions(withModelOptions(command))
     .option('--prompts <file>', 'JSONL of {id, task, turns | prompt | messages} (default: 28 that come with eaglet)')
     .option('--drafters <list>', 'the first is the baseline (default: none and whoever drafts by default)')
     .option('--svg <file>', 'draws speedup and acceptance length by task')
@@ -49,7 +52,6 @@ export function register(bench: Command): void {
     .option('-n, --max-tokens <n>', 'new tokens per question', positiveNumber, 128)
     .option('-t, --temperature <x>', '0 takes the likeliest token', realNumber, 0)
     .option('--seed <n>', 'same seed, same text', wholeNumber, 0)
-    .addOption(verifyOption())
     .option('--compare-trees <tree...>', 'the eagle drafter once with each of these trees, instead of --tree')
     .option('--json <file>', 'write all rows and the summary')
     .action(run);
@@ -108,7 +110,7 @@ async function run(flags: Flags): Promise<void> {
 function report(rows: readonly Row[], contestants: readonly Contestant[], flags: Flags): void {
   const drafters = contestants.map(({ name }) => name);
   const { engine } = contestants[0]!;
-  const { maxTokens, temperature, seed, verify, dtype, model, limit, treeSize, tree, head, medusa } = flags;
+  const { maxTokens, temperature, seed, verify, typical, dtype, model, limit, treeSize, tree, head, medusa } = flags;
   const whole = {
     machine: { cpu: cpus()[0]?.model, isa: engine.kernels.isa, threads: engine.kernels.threads, node: process.version },
     settings: {
@@ -125,6 +127,7 @@ function report(rows: readonly Row[], contestants: readonly Contestant[], flags:
       temperature,
       seed,
       verify,
+      typical,
     },
     rows,
     summary: summarise(rows, drafters),
@@ -151,11 +154,11 @@ async function askAll(
   contestants: readonly Contestant[],
   clock: KernelClock,
   questions: readonly PromptEntry[],
-  { maxTokens, temperature, seed, verify }: Flags,
+  { maxTokens, temperature, seed, verify, typical }: Flags,
 ): Promise<readonly Row[]> {
   const rows: Row[] = [];
   using progress = new ProgressBar('questions', questions.length);
-  const options = { temperature, seed, verify };
+  const options = { temperature, seed, verify, ...(typical && { typical }) };
   for (const { engine, drafter } of contestants)
     await engine.complete(questions[0]!.messages, { ...options, maxTokens: 16, drafter }); // warms up
   for (const [index, { id, task, messages }] of questions.entries()) {

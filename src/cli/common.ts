@@ -2,6 +2,7 @@
 
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { resolveModel } from '../checkpoint/hub.ts';
+import { parseTypical, type TypicalOptions } from '../decode/typical.ts';
 import { VERIFIERS, type VerifierName } from '../decode/verifier.ts';
 import { type LookaheadOptions, parseLookahead } from '../draft/lookahead-options.ts';
 import { DRAFTERS, type DrafterName } from '../draft/registry.ts';
@@ -37,6 +38,7 @@ export interface SamplingFlags {
   readonly stop?: string[];
   readonly drafter?: DrafterName;
   readonly verify: VerifierName;
+  readonly typical?: TypicalOptions;
 }
 
 export function wholeNumber(text: string): number {
@@ -105,7 +107,7 @@ export function withModelOptions(command: Command): Command {
 }
 
 export function withSamplingOptions(command: Command): Command {
-  return command
+  return withVerifyOptions(command)
     .option('-t, --temperature <x>', '0 takes the likeliest token', realNumber, 0)
     .option('-k, --top-k <n>', 'keep the k likeliest, 0 all', wholeNumber, 0)
     .option('-p, --top-p <x>', 'keep the likeliest up to this probability', realNumber, 1)
@@ -114,17 +116,26 @@ export function withSamplingOptions(command: Command): Command {
     .option('--seed <n>', 'same seed, same text', wholeNumber, 0)
     .option('-n, --max-tokens <n>', 'new tokens at most', positiveNumber)
     .option('--stop <text...>', 'strings that end the text')
-    .addOption(new Option('--drafter <name>', 'who guesses ahead').choices(DRAFTERS))
-    .addOption(verifyOption());
+    .addOption(new Option('--drafter <name>', 'who guesses ahead').choices(DRAFTERS));
 }
 
-export function verifyOption(): Option {
-  return new Option(
+export function withVerifyOptions(command: Command): Command {
+  const how = new Option(
     '--verify <how>',
     'match: the text of plain decoding; multi-round: of its law only, drafts drawn; typical: lossy, as Medusa’s',
-  )
-    .choices(VERIFIERS)
-    .default('match');
+  );
+  return command
+    .addOption(how.choices(VERIFIERS).default('match'))
+    .option(
+      '--typical <epsilon,delta>',
+      'for --verify typical, lossy: what is at least this likely stands, and what is this share of e^-entropy (default: 0.09,0.3)',
+      parsedBy(parseTypical),
+    )
+    .hook('preAction', () => {
+      const { verify, typical } = command.opts<Pick<SamplingFlags, 'verify' | 'typical'>>();
+      if (typical !== undefined && verify !== 'typical')
+        command.error(`error: --typical is for --verify typical, which is lossy, and --verify is ${verify}`);
+    });
 }
 
 /** Fetches the model if need be, with progress; returns its path. */

@@ -22,6 +22,23 @@ export interface TypicalOptions {
 /** The authors', of `medusa_generate`; its helper functions have the two swapped. */
 export const TYPICAL_DEFAULTS: Required<TypicalOptions> = { epsilon: 0.09, delta: 0.3 };
 
+/** With the authors' for those that are missing. @throws RequestError for options that say nothing. */
+export function readTypical(options: TypicalOptions = {}): Required<TypicalOptions> {
+  const read = { ...TYPICAL_DEFAULTS, ...options };
+  for (const [name, value] of Object.entries(read))
+    if (!(value >= 0 && value <= 1)) throw new RequestError(`typical.${name}`, `must be in 0..1, got ${value}`);
+  return read;
+}
+
+/** @throws RangeError for anything but ε,δ. */
+export function parseTypical(text: string): Required<TypicalOptions> {
+  const [epsilon, delta, ...more] = text.split(',').map((part) => (part.trim() === '' ? Number.NaN : Number(part)));
+  const isShare = (value: number | undefined): value is number => value !== undefined && value >= 0 && value <= 1;
+  if (more.length > 0 || !isShare(epsilon) || !isShare(delta))
+    throw new RangeError(`typical: expected epsilon,delta, each in 0..1, such as 0.09,0.3, got "${text}"`);
+  return { epsilon, delta };
+}
+
 /** The authors' guard against ln 0. */
 const EPSILON = 1e-5;
 
@@ -48,11 +65,8 @@ export class TypicalVerifier {
   #depths = new Int32Array(0); // NOT_ACCEPTED where it or a node above it does not stand
   #logLikelihoods = new Float64Array(0); // of the path down to it
 
-  /** @throws RequestError for options that say nothing. */
-  constructor(options: TypicalOptions = {}) {
-    this.#options = { ...TYPICAL_DEFAULTS, ...options };
-    for (const [name, value] of Object.entries(this.#options))
-      if (!(value >= 0 && value <= 1)) throw new RequestError(`typical.${name}`, `must be in 0..1, got ${value}`);
+  constructor(options: Required<TypicalOptions>) {
+    this.#options = options;
   }
 
   /** The longest path that stands, of several the likeliest, then the last; after it the target's likeliest token. */

@@ -10,7 +10,7 @@ import { CumulativeDraw } from './law.ts';
 import { chanceFrom, MultiRoundVerifier, type TreeLaws } from './multi-round.ts';
 import { uniformIn } from './rng.ts';
 import { inverseOf, type Sampler, type TokenContext } from './sampler.ts';
-import { type TypicalOptions, type TypicalTarget, TypicalVerifier } from './typical.ts';
+import { readTypical, type TypicalOptions, type TypicalTarget, TypicalVerifier } from './typical.ts';
 import { type Verdict, verifyMatch } from './verify.ts';
 
 /** What each keeps of plain decoding, at a temperature above 0: its text for the same seed, its law, or neither. At 0 all keep the text. */
@@ -41,6 +41,7 @@ export function createVerifier(
 ): Verifier {
   if (!VERIFIERS.includes(name))
     throw new RequestError('verify', `must be one of ${VERIFIERS.join(', ')}, got "${String(name)}"`);
+  const typicalOptions = readTypical(typical);
   const context = new TreeContext(text, promptLength);
   const choose = (node: number, depth: number): number =>
     sampler.choose(context.logits, node, context.after(node, depth), context.length);
@@ -59,7 +60,7 @@ export function createVerifier(
       return asVerifier(context, verifyTree, choose, samplingLike(sampler, vocabSize));
     }
     case 'typical': {
-      const verifier = new TypicalVerifier(typical);
+      const verifier = new TypicalVerifier(typicalOptions);
       const ofTarget: TypicalTarget = {
         law: (node, depth) => sampler.law(context.logits, node, context.below(node, depth)),
         likeliest: (node, depth) => sampler.likeliest(context.logits, node, context.below(node, depth)),

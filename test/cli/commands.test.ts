@@ -2,6 +2,7 @@ import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } fro
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { DEFAULT_PROMPTS, readPrompts } from '../../src/cli/prompts.ts';
+import type { GenerationStats } from '../../src/decode/stats.ts';
 import { smolPath } from '../support/model.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
 import { buildTorch, pickle, torchFromSafetensors } from '../support/torch-writer.ts';
@@ -47,6 +48,15 @@ describe('the command line', () => {
     [['generate', '--prompt', 'x', '--lookahead', '0,3,5'], 'lookahead: window is a whole number of 1..1024, got 0'],
     [['generate', '--prompt', 'x', '--lookahead', '9,5,5', '-c', '12'], 'need a context of 14 tokens, got 12'],
     [['generate', '--prompt', 'x', '--verify', 'maybe'], 'Allowed choices are match, multi-round'],
+    [['generate', '--prompt', 'x', '--typical', '0.1'], 'typical: expected epsilon,delta, each in 0..1, such as'],
+    [
+      ['generate', '--prompt', 'x', '--verify', 'typical', '--typical', '2,0.3'],
+      'each in 0..1, such as 0.09,0.3, got "2',
+    ],
+    [['generate', '--prompt', 'x', '--typical', '0.1,0.3'], '--typical is for --verify typical, which is lossy'],
+    [['chat', '--verify', 'multi-round', '--typical', '0.1,0.3'], 'and --verify is multi-round'],
+    [['bench', 'run', '--typical', '0.1,0.3'], 'and --verify is match'],
+    [['verify', '--typical', '0.1,0.3'], "unknown option '--typical'"],
     [['verify', '--verify', 'multi-round'], "unknown option '--verify'"],
     [['chatt'], 'Did you mean chat?'],
   ])('%j is refused: %s', async (args, message) => {
@@ -100,6 +110,21 @@ describe('generate', () => {
     expect(answers[1]!.promptIds.join()).toContain(answers[0]!.newIds.join());
     expect(code).toBe(1);
     expect(stderr).toContain('long: prompt:');
+  });
+});
+
+describe('typical acceptance', () => {
+  test('takes its thresholds from the command line: the lower, the more guesses stand', async () => {
+    const args = ['generate', '--prompt', 'Name an odd animal.', '-n', '25', '-t', '1', '--tree', 'chain:3', '--json'];
+    const write = async (...thresholds: string[]): Promise<{ newIds: number[]; acceptanceLength: number }> => {
+      const { stdout } = await eaglet([...args, '--verify', 'typical', ...thresholds]);
+      const { newIds, stats } = json(stdout) as { newIds: number[]; stats: GenerationStats };
+      return { newIds, acceptanceLength: stats.acceptanceLength };
+    };
+    const unasked = await write();
+    expect(await write('--typical', '0.09,0.3')).toEqual(unasked);
+    expect(unasked.acceptanceLength).toBeLessThan(3);
+    expect((await write('--typical', '0,0')).acceptanceLength).toBeGreaterThan(3.5); // of 4
   });
 });
 

@@ -4,7 +4,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { openSafetensors } from '../../src/checkpoint/safetensors.ts';
 import { type GenerateOptions, generate } from '../../src/decode/generate.ts';
 import { Sampler, type SamplingOptions } from '../../src/decode/sampler.ts';
-import { TYPICAL_DEFAULTS, type TypicalOptions, typicalThreshold } from '../../src/decode/typical.ts';
+import { parseTypical, TYPICAL_DEFAULTS, type TypicalOptions, typicalThreshold } from '../../src/decode/typical.ts';
 import { createVerifier, KEEPS, type VerifierName } from '../../src/decode/verifier.ts';
 import { createVerdict, type Verdict } from '../../src/decode/verify.ts';
 import { NoDrafter } from '../../src/draft/none.ts';
@@ -210,7 +210,16 @@ describe('as an option', () => {
   it.each([
     [{ epsilon: 1.5 }, 'typical.epsilon: must be in 0..1, got 1.5'],
     [{ delta: Number.NaN }, 'typical.delta: must be in 0..1, got NaN'],
-  ])('%o is refused', (typical, message) => {
-    expect(() => write(new NoDrafter(), { verify: 'typical', temperature: 1, typical })).toThrow(message);
+  ])('%o is refused, and not only where it is used', (typical, message) => {
+    for (const temperature of [1, 0])
+      expect(() => write(new NoDrafter(), { verify: 'typical', temperature, typical })).toThrow(message);
+  });
+
+  it('is read from a command line', () => {
+    expect(parseTypical('0.25,1')).toEqual({ epsilon: 0.25, delta: 1 });
+    for (const text of ['', '0.1', '0.1,', ',0.3', '0.1,0.3,0', '1.1,0.3', '0.1,-0.3', 'a,b', 'NaN,0.3'])
+      expect(() => parseTypical(text)).toThrow(
+        `typical: expected epsilon,delta, each in 0..1, such as 0.09,0.3, got "${text}"`,
+      );
   });
 });
