@@ -3,13 +3,16 @@
  * a source whose tensors have names, shapes and types but no bytes. So the figures, and the errors, are those of loading.
  */
 import type { HeadFiles } from '../checkpoint/head.ts';
+import type { MedusaFiles } from '../checkpoint/medusa.ts';
 import { EagleHead } from '../draft/eagle-head.ts';
+import { MedusaHeads } from '../draft/medusa-heads.ts';
 import { DRAFT_DTYPE } from '../engine.ts';
 import { KV_DTYPES, type KvDtype } from '../kernels/kernels.ts';
 import { createSizingKernels } from '../kernels/sizing.ts';
 import type { ModelConfig } from '../model/config.ts';
 import { KvCache } from '../model/kv-cache.ts';
 import { loadTarget } from '../model/registry.ts';
+import type { TargetModel } from '../model/target.ts';
 import { MODEL_DTYPES, type ModelDtype } from '../model/weights.ts';
 import type { TensorSource } from '../tensor/source.ts';
 
@@ -67,11 +70,26 @@ function cacheFootprint(config: ModelConfig, dtype: KvDtype): CacheFootprint {
 }
 
 /** Bytes of a head's weights in memory beside this target. @throws CheckpointError where loading would: it does not fit, or is broken. */
-export function headFootprint(model: Model, head: HeadFiles): number {
+export function headFootprint(model: Model, { config, source }: HeadFiles): number {
+  return footprintBeside(
+    model,
+    (target) => new EagleHead(target, config, withoutBytes(source), { dtype: DRAFT_DTYPE }),
+  );
+}
+
+/** The same of Medusa heads. */
+export function medusaFootprint(model: Model, { config, source }: MedusaFiles): number {
+  return footprintBeside(
+    model,
+    (target) => new MedusaHeads(target, config, withoutBytes(source), { dtype: DRAFT_DTYPE }),
+  );
+}
+
+function footprintBeside({ config, source }: Model, load: (target: TargetModel) => Disposable): number {
   const kernels = createSizingKernels();
-  using target = loadTarget(kernels, model.config, withoutBytes(model.source), { dtype: 'auto' });
+  using target = loadTarget(kernels, config, withoutBytes(source), { dtype: 'auto' });
   const targetBytes = kernels.allocatedBytes;
-  using _head = new EagleHead(target, head.config, withoutBytes(head.source), { dtype: DRAFT_DTYPE });
+  using _heads = load(target);
   return kernels.allocatedBytes - targetBytes;
 }
 

@@ -1,12 +1,15 @@
-/** Whether a draft head belongs to a target: what its headers say, line by line, and how often it guesses what the target writes. */
+/** Whether a draft head, or Medusa heads, belong to a target: what its headers say, line by line, and how often it guesses what the target writes. */
 import type { Checkpoint } from '../checkpoint/checkpoint.ts';
 import type { HeadFiles } from '../checkpoint/head.ts';
+import type { MedusaFiles } from '../checkpoint/medusa.ts';
 import { type Agreement, measureAgreement } from '../decode/agreement.ts';
 import { EagleHead } from '../draft/eagle-head.ts';
-import { readTargetIds } from '../draft/head-vocabulary.ts';
+import { readTargetIds, type VocabularySizes } from '../draft/head-vocabulary.ts';
+import { hasOwnLmHeads } from '../draft/medusa-heads.ts';
 import { DRAFT_DTYPE, type Engine, loadEngine } from '../engine.ts';
 import { CheckpointError } from '../errors.ts';
-import { headFootprint } from './footprint.ts';
+import type { TensorSource } from '../tensor/source.ts';
+import { headFootprint, medusaFootprint } from './footprint.ts';
 import { formatCount } from './format.ts';
 
 export interface FitCheck {
@@ -27,20 +30,78 @@ export interface Fit {
 
 /** The checks that loading makes, without the weights. Loading itself is the judge; the lines say what each part has and should have. */
 export function checkFit(target: Checkpoint, head: HeadFiles): Fit {
+  const { source, config } = head;
   const checks = [
-    checkEqual('hidden size', head.config.hiddenSize, target.config.hiddenSize),
-    checkEqual('vocabulary', head.config.vocabSize, target.config.vocabSize),
-    checkMap(head),
+    checkEqual('hidden size', config.hiddenSize, target.config.hiddenSize),
+    checkEqual('vocabulary', config.vocabSize, target.config.vocabSize),
+    checkMap(source, config),
     ...checkTensors(head),
   ];
+  return judge(checks, () => headFootprint(target, head));
+}
+
+/** @param load what loading would take, in bytes. */
+function judge(checks: readonly FitCheck[], load: () => number): Fit {
   try {
-    return { fits: true, checks, weightBytes: headFootprint(target, head) };
+    return { fits: true, checks, weightBytes: load() };
   } catch (error) {
     if (!(error instanceof CheckpointError)) throw error;
     const { message: problem, field, rule } = error;
     const known = checks.some(({ fits }) => !fits);
     return { fits: false, checks: known ? checks : [...checks, { what: field, fits: false, detail: rule }], problem };
   }
+}
+
+/** The same of Medusa heads, whose files do not say how large the target should be: a line for each head. */
+export function checkMedusaFit(target: Checkpoint, files: MedusaFiles): Fit {
+  const { source, config } = files;
+  const { vocabSize } = target.config;
+  const heads = Array.from({ length: config.heads }, (_, head) => medusaTensors(target, files, head));
+  const known = new Set(['d2t', ...heads.flat().map(({ name }) => name)]);
+  const checks = [
+    checkMap(source, { vocabSize, draftVocabSize: config.draftVocabSize ?? vocabSize }),
+    ...heads.map((tensors, head) => checkMedusaHead(files, tensors, head)),
+    ...checkOthers(source, (name) => known.has(name)),
+  ];
+  return judge(checks, () => medusaFootprint(target, files));
+}
+
+interface ExpectedTensor {
+  readonly name: string;
+  readonly shape: readonly number[];
+}
+
+/** What a head has: its blocks, then an LM head if it is to have its own. */
+function medusaTensors(target: Checkpoint, { source, config }: MedusaFiles, head: number): readonly ExpectedTensor[] {
+  const { hiddenSize: d, vocabSize } = target.config;
+  const { layers, draftVocabSize = vocabSize } = config;
+  const blocks = Array.from({ length: layers }, (_, layer): ExpectedTensor[] => [
+    { name: `${head}.${layer}.linear.weight`, shape: [d, d] },
+    { name: `${head}.${layer}.linear.bias`, shape: [d] },
+  ]);
+  const lmHead = { name: `${head}.${layers}.weight`, shape: [draftVocabSize, d] };
+  return [...blocks.flat(), ...(hasOwnLmHeads(source, config) ? [lmHead] : [])];
+}
+
+function checkMedusaHead({ source, config }: MedusaFiles, tensors: readonly ExpectedTensor[], head: number): FitCheck {
+  const what = `head ${head}`;
+  for (const { name, shape } of tensors) {
+    const problem = problemOf(source, name, shape);
+    if (problem !== undefined) return { what, fits: false, detail: `${name}: ${problem}` };
+  }
+  const blocks = `${config.layers} ${config.layers === 1 ? 'block' : 'blocks'} of [${tensors[0]!.shape.join(', ')}]`;
+  const lmHead = hasOwnLmHeads(source, config)
+    ? `an LM head of [${tensors.at(-1)!.shape.join(', ')}]`
+    : "the target's LM head";
+  return { what, fits: true, detail: `${blocks}, ${lmHead}` };
+}
+
+/** What is wrong with a tensor's shape. */
+function problemOf({ entries }: TensorSource, name: string, shape: readonly number[]): string | undefined {
+  const got = entries.get(name)?.shape.join(', ');
+  const wanted = shape.join(', ');
+  if (got === wanted) return undefined;
+  return got === undefined ? `missing, should be [${wanted}]` : `[${got}], should be [${wanted}]`;
 }
 
 function checkEqual(what: string, ours: number, theirs: number): FitCheck {
@@ -51,11 +112,11 @@ function checkEqual(what: string, ours: number, theirs: number): FitCheck {
   return { what, fits, detail };
 }
 
-function checkMap({ source, config }: HeadFiles): FitCheck {
+function checkMap(source: TensorSource, sizes: VocabularySizes): FitCheck {
   const what = 'draft vocabulary';
-  const { draftVocabSize, vocabSize } = config;
+  const { draftVocabSize, vocabSize } = sizes;
   try {
-    const map = readTargetIds(source, config);
+    const map = readTargetIds(source, sizes);
     if (map === undefined) return { what, fits: true, detail: `all ${formatCount(vocabSize)} tokens, no map` };
     const tokens = `${formatCount(draftVocabSize)} of ${formatCount(vocabSize)} tokens`;
     return { what, fits: true, detail: `${tokens}, a map (d2t) that ascends to ${formatCount(map.at(-1)!)}` };
@@ -87,21 +148,22 @@ function checkTensors({ source, config }: HeadFiles): FitCheck[] {
       [`${layer}mlp.up_proj.weight`, "the MLP's way up", [intermediateSize, d]],
       [`${layer}mlp.down_proj.weight`, "the MLP's way down", [d, intermediateSize]],
     ];
-  const checks = shapes.flatMap(([what, meaning, shape, presence]): FitCheck[] => {
-    const entry = source.entries.get(what);
-    const wanted = `[${shape.join(', ')}]`;
-    if (entry === undefined)
-      return presence === 'optional' ? [] : [{ what, fits: false, detail: `missing, should be ${wanted}: ${meaning}` }];
-    const got = `[${entry.shape.join(', ')}]`;
-    if (got === wanted) return [{ what, fits: true, detail: `${wanted}: ${meaning}` }];
-    return [{ what, fits: false, detail: `${got}, should be ${wanted}: ${meaning}` }];
-  });
   const known = new Set<string>(['d2t', ...shapes.map(([name]) => name)]);
-  const others = [...source.entries.keys()].filter((name) => !known.has(name));
+  return [
+    ...shapes.flatMap(([what, meaning, shape, presence]): FitCheck[] => {
+      if (presence === 'optional' && !source.entries.has(what)) return [];
+      const problem = problemOf(source, what, shape);
+      return [{ what, fits: problem === undefined, detail: `${problem ?? `[${shape.join(', ')}]`}: ${meaning}` }];
+    }),
+    ...checkOthers(source, (name) => known.has(name)),
+  ];
+}
+
+function checkOthers({ entries }: TensorSource, isKnown: (name: string) => boolean): FitCheck[] {
+  const others = [...entries.keys()].filter((name) => !isKnown(name));
+  if (others.length === 0) return [];
   const more = others.length > 4 ? `, and ${others.length - 4} more` : '';
-  if (others.length > 0)
-    checks.push({ what: 'other tensors', fits: true, detail: `not used: ${others.slice(0, 4).join(', ')}${more}` });
-  return checks;
+  return [{ what: 'other tensors', fits: true, detail: `not used: ${others.slice(0, 4).join(', ')}${more}` }];
 }
 
 export interface MeasuredAgreement extends Agreement {

@@ -1,12 +1,16 @@
 /**
- * What a model file or a draft head is, from its headers: weights are not read, so a file of any size takes a moment. Only the agreement of
+ * What a model file, a draft head or Medusa heads are, from their headers: weights are not read, so a file of any size takes a moment. Only the agreement of
  * a head with a target takes both.
  */
-import { statSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
+import { join } from 'node:path';
 import type { Command } from 'commander';
 import { type Checkpoint, type CheckpointTokenizer, openCheckpoint } from '../checkpoint/checkpoint.ts';
 import { hashModel } from '../checkpoint/hash.ts';
 import { type HeadFiles, isHeadDirectory, openHeadFiles } from '../checkpoint/head.ts';
+import { isMedusaDirectory, type MedusaFiles, openMedusaFiles } from '../checkpoint/medusa.ts';
+import { hasOwnLmHeads } from '../draft/medusa-heads.ts';
+import { readTreeFile } from '../draft/tree-option.ts';
 import { DEFAULT_MODEL, DRAFT_DTYPE, shippedHead } from '../engine.ts';
 import { RequestError } from '../errors.ts';
 import { KV_DTYPES } from '../kernels/kernels.ts';
@@ -15,7 +19,14 @@ import type { TensorSource } from '../tensor/source.ts';
 import { fetchModel, printJson } from './common.ts';
 import { type Footprint, footprintOf } from './footprint.ts';
 import { formatBytes, formatCount, formatFields, formatTable } from './format.ts';
-import { checkFit, describeAgreement, type Fit, type MeasuredAgreement, measureHead } from './head-fit.ts';
+import {
+  checkFit,
+  checkMedusaFit,
+  describeAgreement,
+  type Fit,
+  type MeasuredAgreement,
+  measureHead,
+} from './head-fit.ts';
 import { ProgressBar } from './progress.ts';
 
 interface Flags {
@@ -28,19 +39,20 @@ interface Flags {
 export function register(program: Command): void {
   program
     .command('inspect')
-    .description('file, config, tensors and memory of a model or of a draft head')
-    .argument('[reference]', 'path or built-in alias of a model, or the directory of a head', DEFAULT_MODEL)
-    .option('--target <model>', 'for a head: check that it fits this model, exit code 1 if not')
+    .description('file, config, tensors and memory of a model, of a draft head or of Medusa heads')
+    .argument('[reference]', 'path or built-in alias of a model, or the directory of a head or heads', DEFAULT_MODEL)
+    .option('--target <model>', 'for heads: check that they fit this model, exit code 1 if not')
     .option(
       '--no-agreement',
-      'with --target: do not load the two and compare the head’s guesses with the model’s tokens',
+      'with --target: do not load an EAGLE head and compare its guesses with the model’s tokens',
     )
     .option('--sha256', 'the file’s hash, which means reading all of it')
     .option('--json', 'one JSON line')
     .action(async (reference: string, flags: Flags) => {
+      if (isMedusaDirectory(reference)) return inspectMedusa(reference, flags);
       if (isHeadDirectory(reference)) return inspectHead(reference, flags);
       if (flags.target !== undefined)
-        throw new RequestError('--target', `is for draft heads, and ${reference} is not the directory of one`);
+        throw new RequestError('--target', `is for draft heads, and ${reference} is not the directory of any`);
       await inspectModel(reference, flags);
     });
 }
@@ -113,6 +125,77 @@ async function inspectHead(directory: string, flags: Flags): Promise<void> {
   );
   if (target !== undefined) process.stdout.write(`\n${checkLines(target)}`);
   process.stdout.write(`\n${tensorTable(report.tensors)}`);
+}
+
+async function inspectMedusa(directory: string, flags: Flags): Promise<void> {
+  using files = openMedusaFiles(directory);
+  const { config, format, fileBytes, merged, source } = files;
+  const { heads, layers, draftVocabSize } = config;
+  const layout = hasOwnLmHeads(source, config) ? 'v0.1' : 'v2';
+  const tree = readTree(directory);
+  const target = flags.target === undefined ? undefined : await checkMedusaTarget(flags.target, files);
+  const report = {
+    kind: 'medusa',
+    path: directory,
+    format,
+    fileBytes,
+    merged,
+    ...(flags.sha256 && { sha256: await hashFile(source.path) }),
+    layout,
+    config,
+    ...(tree && { tree }),
+    tensors: countTensors(source),
+    ...(target && { target }),
+  };
+  if (target !== undefined && !target.fits) process.exitCode = 1;
+  if (flags.json) return printJson(report);
+  process.stdout.write(
+    formatFields([
+      ['heads', directory],
+      ['format', `${format}, ${formatBytes(fileBytes)}${merged ? ', with the model that they were trained with' : ''}`],
+      ...hashField(report.sha256),
+      ['architecture', `Medusa-1, ${heads} heads of ${layers} ${layers === 1 ? 'block' : 'blocks'}`],
+      ['layout', LAYOUTS[layout]],
+      [
+        'draft vocabulary',
+        draftVocabSize === undefined ? 'all tokens of the target' : `${formatCount(draftVocabSize)} tokens`,
+      ],
+      ['tree', tree === undefined ? 'no tree.json' : describeTree(tree, heads)],
+      ...targetFields(target),
+    ]),
+  );
+  if (target !== undefined) process.stdout.write(`\n${checkLines(target)}`);
+  process.stdout.write(`\n${tensorTable(report.tensors)}`);
+}
+
+const LAYOUTS = {
+  'v0.1': 'v0.1: an LM head for each head',
+  v2: "v2: blocks alone, all heads read the target's LM head",
+} as const;
+
+interface TreeReport {
+  /** Root included. */
+  readonly nodes: number;
+  readonly depth: number;
+}
+
+/** The tree that came with the heads. @throws RangeError where its file is none. */
+function readTree(directory: string): TreeReport | undefined {
+  const file = join(directory, 'tree.json');
+  if (!existsSync(file)) return undefined;
+  const paths = readTreeFile(file);
+  return { nodes: 1 + paths.length, depth: Math.max(...paths.map((path) => path.length)) };
+}
+
+function describeTree({ nodes, depth }: TreeReport, heads: number): string {
+  const levels = depth > heads ? `${depth} levels, of which ${heads} are drafted` : `${depth} levels`;
+  return `tree.json: ${nodes} nodes, root included, ${levels}`;
+}
+
+async function checkMedusaTarget(reference: string, files: MedusaFiles): Promise<TargetReport> {
+  const path = await fetchModel(reference);
+  using target = await openCheckpoint(path);
+  return { path, ...checkMedusaFit(target, files) };
 }
 
 type TargetReport = Fit & { readonly path: string; readonly agreement?: MeasuredAgreement };

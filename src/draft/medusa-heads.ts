@@ -53,7 +53,7 @@ export class MedusaHeads implements Disposable {
     this.draftVocabSize = draftVocabSize;
     const loader = new WeightLoader(kernels, source, options.dtype);
     this.#loader = loader;
-    this.sharedLmHead = !loader.has(lmHeadName(0, layers));
+    this.sharedLmHead = !hasOwnLmHeads(source, config);
     this.#outputs.reshape(heads, d);
     this.#logits.reshape(this.sharedLmHead ? 0 : heads, draftVocabSize);
     try {
@@ -126,6 +126,10 @@ export class MedusaHeads implements Disposable {
     for (const buffer of this.#buffers.splice(0)) this.#target.kernels.release(buffer);
   }
 }
+
+/** Whether a file has an LM head for each head (v0.1): else all read the target's (version 2). */
+export const hasOwnLmHeads = ({ entries }: TensorSource, { layers }: MedusaConfig): boolean =>
+  entries.has(lmHeadName(0, layers));
 
 const blockName = (head: number, layer: number): string => `${head}.${layer}.linear`;
 const lmHeadName = (head: number, layers: number): string => `${head}.${layers}.weight`;

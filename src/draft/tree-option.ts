@@ -29,7 +29,8 @@ const FORMS = `auto, chain:DEPTH, static, static:NODES, ${PUBLISHED}, dynamic:DE
  */
 export function parseTreeOption(text: string): TreeOption {
   const [, name, settings] = /^(auto|chain|static|medusa|dynamic)(?::(.*))?$/s.exec(text) ?? [];
-  const option = name === undefined ? readPaths(text) : readSettings(text, name, settings);
+  const option =
+    name === undefined ? { kind: 'paths' as const, paths: readTreeFile(text) } : readSettings(text, name, settings);
   treePolicy(option);
   return option;
 }
@@ -89,7 +90,8 @@ function readSettings(text: string, name: string, settings: string | undefined):
 
 const wholeNumber = (text: string): number | undefined => (/^\d{1,9}$/.test(text) ? Number(text) : undefined);
 
-function readPaths(file: string): TreeOption {
+/** The paths of a JSON file. @throws RangeError naming the file. */
+export function readTreeFile(file: string): readonly (readonly number[])[] {
   let text: string;
   try {
     const { size } = statSync(file);
@@ -104,7 +106,7 @@ function readPaths(file: string): TreeOption {
     const paths: unknown = JSON.parse(text);
     checkPaths(paths);
     shapeFromPaths(paths);
-    return { kind: 'paths', paths };
+    return paths;
   } catch (cause) {
     throw new RangeError(`${file}: ${messageOf(cause)}`, { cause });
   }
