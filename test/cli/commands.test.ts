@@ -413,9 +413,8 @@ describe('tune', () => {
 
   test.each([
     [['--tree', 'static'], 'tune finds it'],
-    [['-m', TINY], '--drafter: "none" has no budget to tune, one have prompt-lookup'],
-    [['-m', TINY, '--drafter', 'lookahead'], '--drafter: "lookahead" has no budget to tune, one have prompt-lookup'],
-    [['-m', TINY, '--drafter', 'eagle'], '--drafter: "eagle" is not loaded, available: prompt-lookup'],
+    [['-m', TINY], '--drafter: "none" has no budget to tune, one have prompt-lookup, lookahead'],
+    [['-m', TINY, '--drafter', 'eagle'], '--drafter: "eagle" is not loaded, available: prompt-lookup, lookahead'],
   ])('%j is refused', async (args, message) => {
     const { code, stderr } = await eaglet(['tune', ...args]);
     expect(code).toBe(1);

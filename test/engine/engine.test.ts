@@ -235,7 +235,7 @@ describe('costs of forwards', () => {
       {
         using engine = await auto();
         const budgets = engine.drafters.flatMap((name) => engine.budgetOf(name) ?? []);
-        expect(budgets).toHaveLength(3);
+        expect(budgets).toHaveLength(4);
         const [{ target }] = budgets as [TreeBudget];
         expect(target.at(1)).toBe(firstPoint(measured));
         expect(new Set(budgets.map((budget) => budget.target))).toEqual(new Set([target]));
