@@ -1,5 +1,6 @@
 /** An EAGLE head for a model, from nothing but the model: its own text, its features, the training, and the head as a directory. */
-import { resolve } from 'node:path';
+import { existsSync, readFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { DEFAULT_DRAFT_VOCABULARY } from '../train/draft-vocabulary.ts';
 import { EagleRun, type EagleRunOptions } from '../train/eagle-run.ts';
@@ -49,6 +50,7 @@ export function register(parent: Command): void {
 }
 
 function course(flags: Flags): Course<EagleRun> {
+  const startedFrom = provenanceOf(flags.start);
   return {
     command: 'eagle',
     product: 'head',
@@ -65,9 +67,15 @@ function course(flags: Flags): Course<EagleRun> {
       };
       return new EagleRun(work, target, features, options);
     },
-    facts: ({ coverage }) => ({ draftVocabularyCoverage: coverage }),
+    facts: ({ coverage }) => ({ draftVocabularyCoverage: coverage, startedFrom }),
     card: (agreement) =>
       `Published EAGLE-1 layout; embedding and LM head are the target's. Agreement with the target's best token on held-back text, after 0, 1, … of its own features: ${agreement.map((share) => share.toFixed(2)).join(', ')}.`,
     save: (directory, { head }, texts, { kernels }) => saveHead(directory, kernels, head, texts),
   };
+}
+
+/** What a head to go on from says of itself, if it is one and does. */
+function provenanceOf(directory: string): unknown {
+  const file = join(directory, 'provenance.json');
+  return existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : undefined;
 }

@@ -1,0 +1,53 @@
+// npm run train:head -- --out DIRECTORY [any other option of `eaglet train eagle`]: the recipe of the head that ships. EAGLE-1's own training
+// first, which is most of what is to be learned at a third of the cost; then three steps on the head's own features, on answers alone. Without
+// --conversations or --features the model writes its text first. Interrupted anywhere, the same command goes on.
+import { spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+
+const { values, tokens } = parseArgs({
+  options: { out: { type: 'string', short: 'o' }, features: { type: 'string' }, 'live-features': { type: 'boolean' } },
+  allowPositionals: true,
+  strict: false,
+  tokens: true,
+});
+if (typeof values.out !== 'string') {
+  process.stderr.write('train:head: say where the head shall go: --out DIRECTORY\n');
+  process.exit(2);
+}
+const given = process.argv.slice(2);
+const withoutOut = given.filter((_, i) => {
+  const own = tokens.find(({ kind, name }) => kind === 'option' && name === 'out');
+  return i !== own.index && (own.inlineValue || i !== own.index + 1);
+});
+
+const eaglet = fileURLToPath(new URL('../bin/eaglet.js', import.meta.url));
+const first = `${values.out}.one-step`;
+
+process.on('SIGINT', () => {}); // the command saves, and is waited for
+
+const SHARED = ['--batch-tokens', '2048', '--evaluate-every', '200'];
+
+if (!existsSync(first)) {
+  train(
+    first,
+    withoutOut,
+    '--epochs 3 --prompt-epochs 2 --steps 1 --classification 0.2 --learning-rate 0.002 --warmup 100',
+  );
+  if (!existsSync(first)) process.exit(0); // interrupted: it has said so
+}
+const kept = values.features === undefined && !values['live-features'];
+const features = kept ? ['--features', join(`${first}.training`, 'features')] : [];
+train(
+  values.out,
+  [...withoutOut, ...features, '--start', first],
+  '--epochs 2 --prompt-epochs 0 --steps 3 --classification 0.5 --learning-rate 0.001 --warmup 50',
+);
+
+function train(out, args, settings) {
+  const command = [eaglet, 'train', 'eagle', '--out', out, ...SHARED, ...settings.split(' '), ...args];
+  const { status } = spawnSync(process.execPath, command, { stdio: 'inherit' });
+  if (status !== 0) process.exit(status ?? 1);
+}
