@@ -18,7 +18,7 @@ import { EagleDrafter } from '../src/draft/eagle.ts';
 import { EagleHead } from '../src/draft/eagle-head.ts';
 import { type DraftTree, shapeFromPaths } from '../src/draft/tree.ts';
 import type { TreePolicy } from '../src/draft/tree-policy.ts';
-import { DEFAULT_MODEL, DRAFT_DTYPE, type Engine, loadEngine, shippedHead } from '../src/engine.ts';
+import { DEFAULT_MODEL, DRAFT_DTYPE, type Engine, loadEngine, shipped } from '../src/engine.ts';
 import { COMMITTED, ForwardBatch } from '../src/model/forward-batch.ts';
 import type { KvCache } from '../src/model/kv-cache.ts';
 import type { Tensor } from '../src/tensor/tensor.ts';
@@ -188,7 +188,7 @@ for (const [name, policy] of [
   ['drawn', DRAWN],
   ['dynamic', CHOSEN],
 ] as const) {
-  using files = openHeadFiles(shippedHead(DEFAULT_MODEL)!);
+  using files = openHeadFiles(shipped('eagle', DEFAULT_MODEL)!);
   const head = new EagleHead(target, files.config, files.source, { dtype: DRAFT_DTYPE });
   using drafter = new EagleDrafter(target, head, policy, CONTEXT);
   using cache = target.createCache(1, CONTEXT);

@@ -14,7 +14,7 @@ import { LookaheadWindow } from '../src/draft/lookahead-window.ts';
 import { MedusaHeads } from '../src/draft/medusa-heads.ts';
 import { createDrafter, DRAFTERS, type DrafterName, type DrafterParts } from '../src/draft/registry.ts';
 import { type TreeOption, treePolicy } from '../src/draft/tree-option.ts';
-import { buildTokenizer, DEFAULT_MODEL, shippedHead } from '../src/engine.ts';
+import { buildTokenizer, DEFAULT_MODEL, shipped } from '../src/engine.ts';
 import { createKernels } from '../src/kernels/choose.ts';
 import { loadTarget } from '../src/model/registry.ts';
 import { ChatTemplate } from '../src/tokenizer/chat-template.ts';
@@ -106,7 +106,7 @@ export async function draftRounds(
     lookahead: { window: 3, ngram: 3, guesses: 2 },
     costs: () => ({ target: new ForwardCost(COSTS.target), draft: new ForwardCost(COSTS.draft) }),
     openHead: () => {
-      using head = openHeadFiles(shippedHead(DEFAULT_MODEL)!);
+      using head = openHeadFiles(shipped('eagle', DEFAULT_MODEL)!);
       return counted(new EagleHead(target, head.config, head.source, { dtype: 'f32' }), 'forward');
     },
     openMedusa:

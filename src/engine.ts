@@ -39,10 +39,12 @@ export interface EngineOptions {
   readonly dtype?: ModelDtype;
   /** Directory of an EAGLE head; by default the one that ships for the model. */
   readonly head?: string;
-  /** A path or a built-in alias of a small model with the target's vocabulary, for the drafter `draft`. */
+  /** A path or a built-in alias of a small model with the target's vocabulary; by default the one that ships, if `drafters` names `draft`. */
   readonly draftModel?: string;
-  /** Directory of Medusa heads. */
+  /** Directory of Medusa heads; by default those that ship, if `drafters` names them. */
   readonly medusa?: string;
+  /** Drafters that will be asked for: a draft model and Medusa heads that ship for the model are loaded where they are named here. */
+  readonly drafters?: readonly DrafterName[];
   /** Working threads; by default the physical cores. */
   readonly threads?: number;
   /** Tokens of prompt and answer together; by default what the model was trained for. */
@@ -113,7 +115,8 @@ export async function loadEngine(options: EngineOptions = {}): Promise<Engine> {
     ...(options.signal && { signal: options.signal }),
   };
   const path = await resolveModel(reference, fetching);
-  const draftPath = options.draftModel && (await resolveModel(options.draftModel, fetching));
+  const draftModel = options.draftModel ?? shippedIfAsked('draft', reference, options);
+  const draftPath = draftModel && (await resolveModel(draftModel, fetching));
   const started = performance.now();
   using checkpoint = await openCheckpoint(path);
   using draft = draftPath === undefined ? undefined : await openCheckpoint(draftPath);
@@ -169,7 +172,8 @@ export class Engine implements Disposable {
       this.#own({ [Symbol.dispose]: () => kernels.dispose() });
       this.kernels = kernels;
       this.target = this.#own(loadTarget(kernels, config, source, { dtype: options.dtype ?? 'auto' }));
-      const headDirectory = options.head ?? shippedHead(reference);
+      const headDirectory = options.head ?? shipped('eagle', reference);
+      const medusaDirectory = options.medusa ?? shippedIfAsked('medusa', reference, options);
       // The same for all drafters.
       let head: EagleHead | undefined;
       const costs = this.#own(knownCosts(kernels, checkpoint.path, options));
@@ -177,9 +181,8 @@ export class Engine implements Disposable {
         eagle: headDirectory,
         hybrid: headDirectory,
         draft: draft?.path,
-        medusa: options.medusa,
+        medusa: medusaDirectory,
       };
-      const medusaDirectory = options.medusa;
       const parts = {
         target: this.target,
         contextSize: this.contextSize,
@@ -425,11 +428,16 @@ function knownCosts(kernels: Kernels, model: string, options: EngineOptions): Kn
   return new KnownCosts(join(options.cacheDir ?? defaultCacheDir(), 'costs'), machine, options.remeasure ?? false);
 }
 
-/** The head that ships with the package for a built-in model. */
-export function shippedHead(reference: string): string | undefined {
+/** The directory of what ships with the package for a built-in model: a head, a draft model, Medusa heads. */
+export function shipped(what: 'eagle' | 'draft' | 'medusa', reference: string): string | undefined {
   if (!/^[\w.-]+$/.test(reference)) return undefined;
-  const directory = fileURLToPath(new URL(`../heads/${reference}/eagle/`, import.meta.url));
+  const directory = fileURLToPath(new URL(`../heads/${reference}/${what}/`, import.meta.url));
   return existsSync(join(directory, 'config.json')) ? directory : undefined;
+}
+
+/** A load takes longer with them, so these are left out unless they are wanted. */
+function shippedIfAsked(what: 'draft' | 'medusa', reference: string, { drafters }: EngineOptions): string | undefined {
+  return drafters?.includes(what) ? shipped(what, reference) : undefined;
 }
 
 /** A draft model saved without a tokenizer has the target's, as far as can be known. @throws RequestError naming the first token that differs. */

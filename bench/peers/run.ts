@@ -14,7 +14,7 @@ import { resolveModel } from '../../src/checkpoint/hub.ts';
 import { formatTable } from '../../src/cli/format.ts';
 import { DEFAULT_PROMPTS, readPrompts } from '../../src/cli/prompts.ts';
 import { median } from '../../src/cli/statistics.ts';
-import { DEFAULT_MODEL, shippedHead } from '../../src/engine.ts';
+import { DEFAULT_MODEL, shipped } from '../../src/engine.ts';
 import { loadEngine } from '../../src/index.ts';
 
 export interface Job {
@@ -84,7 +84,7 @@ for (let repeat = 1; repeat <= repeats; repeat++) {
     process.stderr.write(`repeat ${repeat} of ${repeats}: ${name}, threads ${threads}\n`);
     const promptIds = what === 'prefill' ? prefill : answers;
     measured.push(
-      await measure(file, { model, head: shippedHead(DEFAULT_MODEL)!, threads, what, promptIds, maxTokens }),
+      await measure(file, { model, head: shipped('eagle', DEFAULT_MODEL)!, threads, what, promptIds, maxTokens }),
     );
   }
 }

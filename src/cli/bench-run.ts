@@ -8,7 +8,7 @@ import type { Command } from 'commander';
 import type { DepthAcceptance, GenerationStats } from '../decode/stats.ts';
 import type { TypicalOptions } from '../decode/typical.ts';
 import { KEEPS, type VerifierName } from '../decode/verifier.ts';
-import type { DrafterName } from '../draft/registry.ts';
+import { DRAFTERS, type DrafterName } from '../draft/registry.ts';
 import { parseTreeOption } from '../draft/tree-option.ts';
 import type { Engine, TextOptions, TextResult } from '../engine.ts';
 import { RequestError } from '../errors.ts';
@@ -91,13 +91,15 @@ interface Contestant {
 async function run(flags: Flags): Promise<void> {
   const clock: KernelClock = { ms: 0, calls: 0 };
   const questions = readPrompts(flags.prompts ?? DEFAULT_PROMPTS, flags.limit);
-  using engine = await openEngine({ ...flags, clock });
-  const contestants = readDrafters(flags.drafters ?? byDefault(engine), engine);
+  const named = flags.drafters?.split(',') ?? [];
+  const drafters = DRAFTERS.filter((name) => named.includes(name));
+  using engine = await openEngine({ ...flags, drafters, clock });
+  const contestants = readDrafters(flags.drafters === undefined ? byDefault(engine) : named, engine);
   const trees = (flags.compareTrees ?? []).map((text) => ({ text, tree: parseTreeOption(text) }));
   const engines: Engine[] = []; // each tree has caches of its own
   try {
     for (const { text, tree } of trees) {
-      const other = await openEngine({ ...flags, tree, clock });
+      const other = await openEngine({ ...flags, drafters: [], tree, clock });
       engines.push(other);
       contestants.push({ name: `eagle ${text}`, engine: other, drafter: 'eagle' });
     }
@@ -137,12 +139,12 @@ function report(rows: readonly Row[], contestants: readonly Contestant[], flags:
   print(whole.summary, engine, flags);
 }
 
-function byDefault({ defaultDrafter }: Engine): string {
-  return defaultDrafter === 'none' ? 'none' : `none,${defaultDrafter}`;
+function byDefault({ defaultDrafter }: Engine): readonly DrafterName[] {
+  return defaultDrafter === 'none' ? ['none'] : ['none', defaultDrafter];
 }
 
-function readDrafters(list: string, engine: Engine): Contestant[] {
-  return list.split(',').map((name) => {
+function readDrafters(names: readonly string[], engine: Engine): Contestant[] {
+  return names.map((name) => {
     const known = engine.drafters.find((drafter) => drafter === name);
     if (known === undefined)
       throw new RequestError('--drafters', `"${name}" is not loaded, available: ${engine.drafters.join(', ')}`);

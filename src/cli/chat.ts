@@ -14,6 +14,7 @@ import {
   type ModelOptions,
   openEngine,
   type SamplingFlags,
+  withDrafter,
   withModelOptions,
   withSamplingOptions,
 } from './common.ts';
@@ -50,7 +51,7 @@ export function register(program: Command): void {
 }
 
 async function chat(flags: Flags): Promise<void> {
-  using engine = await openEngine(flags);
+  using engine = await openEngine(withDrafter(flags));
   const session: Session = {
     engine,
     flags,

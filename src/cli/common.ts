@@ -90,8 +90,11 @@ export function withTargetOptions(command: Command): Command {
 export function withModelOptions(command: Command): Command {
   return withTargetOptions(command)
     .option('--head <directory>', 'EAGLE head (default: the one shipped for the model)')
-    .option('--draft-model <reference>', 'a small model with the same vocabulary, for --drafter draft')
-    .option('--medusa <directory>', 'Medusa heads, in either published layout')
+    .option(
+      '--draft-model <reference>',
+      'a small model with the same vocabulary, for --drafter draft (default: the one shipped for the model)',
+    )
+    .option('--medusa <directory>', 'Medusa heads, in either published layout (default: those shipped for the model)')
     .option('-c, --context-size <n>', 'tokens of prompt and answer together', positiveNumber)
     .option('--tree-size <n>', 'nodes of the draft tree, root included (1..26): --tree static:n', positiveNumber)
     .option(
@@ -143,6 +146,12 @@ export async function fetchModel(reference: string): Promise<string> {
   using reporter = new FetchReporter();
   return await resolveModel(reference, { onProgress: reporter.onProgress });
 }
+
+/** Options with which the drafter that is asked for is loaded too. */
+export const withDrafter = <Flags extends { readonly drafter?: DrafterName }>(flags: Flags) => ({
+  ...flags,
+  drafters: flags.drafter === undefined ? [] : [flags.drafter],
+});
 
 /** Fetches the model if need be, with progress, and loads it. */
 export async function openEngine(options: EngineOptions): Promise<Engine> {

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import type { Command } from 'commander';
 import { describe } from '../checkpoint/file.ts';
 import { defaultCacheDir, listSources, type SourceStatus } from '../checkpoint/hub.ts';
-import { DEFAULT_MODEL, shippedHead } from '../engine.ts';
+import { DEFAULT_MODEL, shipped } from '../engine.ts';
 import { createKernels, physicalCores } from '../kernels/choose.ts';
 import { nativeTables } from '../kernels/native.ts';
 import { packageInfo } from '../package-info.ts';
@@ -89,7 +89,7 @@ async function examine(reference: string): Promise<Findings> {
     memory: { freeBytes: freemem(), totalBytes: totalmem() },
     cache: examineCache(),
     model: reference,
-    head: shippedHead(reference) ?? null,
+    head: shipped('eagle', reference) ?? null,
     sources,
   };
 }

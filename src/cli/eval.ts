@@ -5,7 +5,7 @@ import { openHeadFiles } from '../checkpoint/head.ts';
 import { FeatureReader } from '../decode/features.ts';
 import { EagleHead } from '../draft/eagle-head.ts';
 import { parseTreeOption } from '../draft/tree-option.ts';
-import { DRAFT_DTYPE, type Engine, shippedHead } from '../engine.ts';
+import { DRAFT_DTYPE, type Engine, shipped } from '../engine.ts';
 import { RequestError } from '../errors.ts';
 import { type Conversation, readConversations } from '../train/conversations.ts';
 import { encodeConversation } from '../train/encode-conversation.ts';
@@ -60,7 +60,7 @@ interface TreeAcceptance {
 }
 
 async function evaluate(directory: string | undefined, flags: Flags): Promise<void> {
-  const head = directory ?? shippedHead(flags.model);
+  const head = directory ?? shipped('eagle', flags.model);
   if (head === undefined) throw new RequestError('head', `none is shipped for ${flags.model}: give its directory`);
   for (const tree of flags.trees) parseTreeOption(tree); // refused before anything is loaded
   const conversations = readAnswered(flags);

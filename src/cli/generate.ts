@@ -13,6 +13,7 @@ import {
   printJson,
   type SamplingFlags,
   wholeNumber,
+  withDrafter,
   withModelOptions,
   withSamplingOptions,
 } from './common.ts';
@@ -47,7 +48,7 @@ export function register(program: Command): void {
       if (promptIds !== undefined && flags.system !== undefined)
         command.error('error: --system is text, and --prompt-ids is the whole of the prompt');
       using trace = flags.trace === undefined ? undefined : new TraceWriter(flags.trace);
-      using engine = await openEngine(flags);
+      using engine = await openEngine(withDrafter(flags));
       if (flags.verbose) process.stderr.write(`${describeLoading(engine)}\n`);
       if (promptIds !== undefined) return await continueIds(engine, promptIds, flags, trace);
       const entries =

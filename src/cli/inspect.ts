@@ -11,7 +11,7 @@ import { type HeadFiles, isHeadDirectory, openHeadFiles } from '../checkpoint/he
 import { isMedusaDirectory, type MedusaFiles, openMedusaFiles } from '../checkpoint/medusa.ts';
 import { hasOwnLmHeads } from '../draft/medusa-heads.ts';
 import { readTreeFile } from '../draft/tree-option.ts';
-import { DEFAULT_MODEL, DRAFT_DTYPE, shippedHead } from '../engine.ts';
+import { DEFAULT_MODEL, DRAFT_DTYPE, shipped } from '../engine.ts';
 import { RequestError } from '../errors.ts';
 import { KV_DTYPES } from '../kernels/kernels.ts';
 import { MODEL_DTYPES } from '../model/weights.ts';
@@ -61,7 +61,7 @@ async function inspectModel(reference: string, flags: Flags): Promise<void> {
   const path = await fetchModel(reference);
   using checkpoint = await openCheckpoint(path);
   const { config, source, format, fileBytes } = checkpoint;
-  const head = shippedHead(reference);
+  const head = shipped('eagle', reference);
   const report = {
     kind: 'model',
     path,

@@ -5,7 +5,15 @@ import { MOST_NODES, type TreeBudget } from '../draft/budget.ts';
 import { DRAFTERS, type DrafterName } from '../draft/registry.ts';
 import type { Engine, TextOptions } from '../engine.ts';
 import { RequestError } from '../errors.ts';
-import { type ModelOptions, openEngine, positiveNumber, printJson, realNumber, withModelOptions } from './common.ts';
+import {
+  type ModelOptions,
+  openEngine,
+  positiveNumber,
+  printJson,
+  realNumber,
+  withDrafter,
+  withModelOptions,
+} from './common.ts';
 import { formatTable } from './format.ts';
 import { linePlot } from './line-plot.ts';
 import { ProgressBar } from './progress.ts';
@@ -47,7 +55,7 @@ async function tune(flags: Flags): Promise<void> {
   if (flags.tree !== undefined || flags.treeSize !== undefined)
     throw new RequestError('tree', 'tune finds it: give no --tree or --tree-size');
   const questions = readPrompts(flags.prompts ?? DEFAULT_PROMPTS, flags.limit);
-  using engine = await openEngine({ ...flags, remeasure: true });
+  using engine = await openEngine({ ...withDrafter(flags), remeasure: true });
   const tuned = findTuned(engine, flags.drafter ?? engine.defaultDrafter);
   const { drafter, budget } = tuned;
   const measured = { target: budget.target.curve(), draft: budget.draft.curve() };

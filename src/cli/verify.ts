@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import type { Command } from 'commander';
-import type { DrafterName } from '../draft/registry.ts';
+import { DRAFTERS, type DrafterName } from '../draft/registry.ts';
 import type { Engine, TextOptions } from '../engine.ts';
 import {
   type ModelOptions,
@@ -48,7 +48,7 @@ interface Difference {
 }
 
 async function verify(flags: Flags): Promise<void> {
-  using engine = await openEngine(flags);
+  using engine = await openEngine({ ...flags, drafters: DRAFTERS });
   const drafters = engine.drafters.filter((name) => name !== 'none');
   const prompts = readPrompts(flags.prompts ?? DEFAULT_PROMPTS, flags.limit);
   // Greedy, and drawn with a seed.
