@@ -163,7 +163,7 @@ describe('verify', () => {
       prompts: 1,
       temperatures: [0, 0.8],
       bits: true,
-      drafters: expect.arrayContaining(['eagle', 'prompt-lookup', 'hybrid', 'lookahead']),
+      drafters: ['eagle', 'draft', 'prompt-lookup', 'hybrid', 'lookahead', 'medusa'],
       differing: [],
     });
     expect(report.comparedTokens).toBeGreaterThan(12);
