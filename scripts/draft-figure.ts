@@ -63,9 +63,7 @@ export function drawRound(
     `<line x1="12" x2="${width - 12}" y1="${TOP + height + 4}" y2="${TOP + height + 4}" stroke="#ddd"/>`,
     text(12, TOP + height + 24, cost, 'start'),
   ];
-  // The first element, or it names nothing.
-  const named = `<title>What ${drafter} sees, proposes and costs</title>`;
-  return page(width, TOP + height + 38, parts.join('\n')).replace('\n', `\n${named}\n`);
+  return page(width, TOP + height + 38, `What ${drafter} sees, proposes and costs`, parts.join('\n'));
 }
 
 /** Tokens of a column belong together, and have one width. */

@@ -1,5 +1,5 @@
 /** Values of several series for each of some groups, side by side, as a picture. */
-import { axisOf, colorOf, drawValueAxis, page, round, text } from './svg.ts';
+import { axisOf, colorOf, drawValueAxis, page, round, text, titlesOf } from './svg.ts';
 
 export interface BarPanel {
   readonly title: string;
@@ -30,7 +30,7 @@ export function barPlot(panels: readonly BarPanel[]): string {
   );
   const width = MARGIN.left + MARGIN.right + Math.max(...widths);
   const body = panels.map((panel, i) => `<g transform="translate(0 ${i * HEIGHT})">${drawPanel(panel, width)}</g>`);
-  return page(width, HEIGHT * panels.length, body.join('\n'));
+  return page(width, HEIGHT * panels.length, titlesOf(panels), body.join('\n'));
 }
 
 function drawPanel({ title, yLabel, groups, series, level }: BarPanel, width: number): string {

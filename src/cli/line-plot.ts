@@ -1,5 +1,5 @@
 /** Curves as a picture. */
-import { axisOf, colorOf, drawValueAxis, page, round, text } from './svg.ts';
+import { axisOf, colorOf, drawValueAxis, page, round, text, titlesOf } from './svg.ts';
 
 export interface Panel {
   readonly title: string;
@@ -20,7 +20,7 @@ const MARGIN = { left: 56, right: 16, top: 36, bottom: 44 };
 /** Panels side by side; both axes start at 0. */
 export function linePlot(panels: readonly Panel[]): string {
   const body = panels.map((panel, i) => `<g transform="translate(${i * WIDTH} 0)">${drawPanel(panel)}</g>`);
-  return page(WIDTH * panels.length, HEIGHT, body.join('\n'));
+  return page(WIDTH * panels.length, HEIGHT, titlesOf(panels), body.join('\n'));
 }
 
 function drawPanel({ title, xLabel, yLabel, series }: Panel): string {

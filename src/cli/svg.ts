@@ -7,13 +7,18 @@ export function colorOf(series: number): string {
   return COLORS[series % COLORS.length]!;
 }
 
-export function page(width: number, height: number, body: string): string {
+/** @param title for those who do not see it. */
+export function page(width: number, height: number, title: string, body: string): string {
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" font-family="sans-serif" font-size="12">
+<title>${escapeMarkup(title)}</title>
 <rect width="100%" height="100%" fill="white"/>
 ${body}
 </svg>
 `;
 }
+
+export const titlesOf = (panels: readonly { readonly title: string }[]): string =>
+  panels.map(({ title }) => title).join('; ');
 
 export interface Frame {
   readonly left: number;
