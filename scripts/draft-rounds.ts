@@ -2,7 +2,7 @@
  * The worked example of docs/drafters.md: one moment of one answer through every drafter. What each sees there, the tree that it proposes, what
  * of it the target agrees with, and the forwards that took: counts, no times. In f32, so that instruction sets differ by too little to be seen.
  */
-import { type Checkpoint, openCheckpoint } from '../src/checkpoint/checkpoint.ts';
+import { openCheckpoint } from '../src/checkpoint/checkpoint.ts';
 import { openHeadFiles } from '../src/checkpoint/head.ts';
 import { resolveModel } from '../src/checkpoint/hub.ts';
 import { openMedusaFiles } from '../src/checkpoint/medusa.ts';
@@ -14,7 +14,7 @@ import { LookaheadWindow } from '../src/draft/lookahead-window.ts';
 import { MedusaHeads } from '../src/draft/medusa-heads.ts';
 import { createDrafter, DRAFTERS, type DrafterName, type DrafterParts } from '../src/draft/registry.ts';
 import { type TreeOption, treePolicy } from '../src/draft/tree-option.ts';
-import { buildTokenizer, DEFAULT_MODEL, shipped } from '../src/engine.ts';
+import { buildTokenizer, chatTemplateOf, DEFAULT_MODEL, shipped } from '../src/engine.ts';
 import { createKernels } from '../src/kernels/choose.ts';
 import { loadTarget } from '../src/model/registry.ts';
 import { ChatTemplate } from '../src/tokenizer/chat-template.ts';
@@ -85,7 +85,9 @@ export async function draftRounds(
   const tokenizer = buildTokenizer(checkpoint.tokenizer!, path);
   const name = (token: number): string => tokenizer.decode([token], { includeSpecial: true }).trimStart() || '⏎';
   const chat = [{ role: 'user', content: QUESTION }];
-  const question = [...new ChatTemplate(templateOf(checkpoint)).encode(tokenizer, chat, { addGenerationPrompt: true })];
+  const question = [
+    ...new ChatTemplate(chatTemplateOf(checkpoint)!).encode(tokenizer, chat, { addGenerationPrompt: true }),
+  ];
   const text = [...question, ...tokenizer.encode(ANSWER)];
 
   const kernels = createKernels();
@@ -150,10 +152,6 @@ const rounded = (trace: RoundTrace): RoundTrace => ({
   logProbs: trace.logProbs.map((value) => value && Math.round(value * 1000) / 1000),
   ms: 0,
 });
-
-function templateOf({ tokenizer }: Checkpoint): string {
-  return tokenizer?.kind === 'gguf' ? tokenizer.data.chatTemplate! : tokenizer!.chatTemplate!;
-}
 
 /** Puts another method in the place of one, until it is disposed. */
 function replace<T extends object, K extends keyof T>(owner: T, method: K, value: T[K]): Disposable {

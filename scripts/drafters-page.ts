@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import type { RoundTrace } from '../src/decode/trace.ts';
 import type { DrafterName } from '../src/draft/registry.ts';
-import { DEFAULT_MODEL } from '../src/engine.ts';
+import { DEFAULT_MODEL, shipped } from '../src/engine.ts';
 import { drawRound } from './draft-figure.ts';
 import { type DrafterFiles, draftRounds, TREES } from './draft-rounds.ts';
 
@@ -102,18 +102,13 @@ function tableOf(lines: readonly Line[]): string {
 
 async function main(): Promise<void> {
   const { values } = parseArgs({ options: { medusa: { type: 'string' }, 'draft-model': { type: 'string' } } });
-  for (const [path, content] of await pageFiles({ ...shipped(), ...values })) writeFileSync(path, content);
+  for (const [path, content] of await pageFiles({ ...shippedFiles(), ...values })) writeFileSync(path, content);
 }
 
-/** What lies beside the model's EAGLE head. */
-export function shipped(): { medusa?: string; 'draft-model'?: string } {
-  const directory = (kind: string): string => at(`heads/${DEFAULT_MODEL}/${kind}`);
-  return Object.fromEntries(
-    [
-      ['medusa', directory('medusa')],
-      ['draft-model', directory('draft')],
-    ].filter(([, path]) => existsSync(path!)),
-  );
+/** What ships beside the model's EAGLE head. */
+export function shippedFiles(): DrafterFiles {
+  const [medusa, draft] = [shipped('medusa', DEFAULT_MODEL), shipped('draft', DEFAULT_MODEL)];
+  return { ...(medusa && { medusa }), ...(draft && { 'draft-model': draft }) };
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) await main();

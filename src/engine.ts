@@ -411,7 +411,7 @@ export function buildTokenizer(tokenizer: NonNullable<Checkpoint['tokenizer']>, 
     : tokenizerFromJson(tokenizer.tokenizerJson, tokenizer.tokenizerConfig, path);
 }
 
-function chatTemplateOf({ tokenizer }: Checkpoint): string | undefined {
+export function chatTemplateOf({ tokenizer }: Checkpoint): string | undefined {
   return tokenizer?.kind === 'gguf' ? tokenizer.data.chatTemplate : tokenizer?.chatTemplate;
 }
 
