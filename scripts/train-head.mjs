@@ -1,6 +1,7 @@
 // npm run train:head -- --out DIRECTORY [any other option of `eaglet train eagle`]: the recipe of the head that ships. EAGLE-1's own training
-// first, which is most of what is to be learned at a third of the cost; then three steps on the head's own features, on answers alone. Without
-// --conversations or --features the model writes its text first. Interrupted anywhere, the same command goes on.
+// first, which is most of what is to be learned at a third of the cost; then three steps on the head's own features, on answers alone, and the
+// same again from a lower rate. Without --conversations or --features the model writes its text first. Interrupted anywhere, the same command
+// goes on.
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
@@ -24,27 +25,30 @@ const withoutOut = given.filter((_, i) => {
 });
 
 const eaglet = fileURLToPath(new URL('../bin/eaglet.js', import.meta.url));
-const first = `${values.out}.one-step`;
+const oneStep = `${values.out}.one-step`;
+const threeSteps = `${values.out}.three-steps`;
 
 process.on('SIGINT', () => {}); // the command saves, and is waited for
 
 const SHARED = ['--batch-tokens', '2048', '--evaluate-every', '200'];
+const THREE_STEPS = '--epochs 2 --prompt-epochs 0 --steps 3 --classification 0.5 --warmup 50';
 
-if (!existsSync(first)) {
-  train(
-    first,
-    withoutOut,
-    '--epochs 3 --prompt-epochs 2 --steps 1 --classification 0.2 --learning-rate 0.002 --warmup 100',
-  );
-  if (!existsSync(first)) process.exit(0); // interrupted: it has said so
-}
-const kept = values.features === undefined && !values['live-features'];
-const features = kept ? ['--features', join(`${first}.training`, 'features')] : [];
-train(
-  values.out,
-  [...withoutOut, ...features, '--start', first],
-  '--epochs 2 --prompt-epochs 0 --steps 3 --classification 0.5 --learning-rate 0.001 --warmup 50',
+trainOnce(
+  oneStep,
+  withoutOut,
+  '--epochs 3 --prompt-epochs 2 --steps 1 --classification 0.2 --learning-rate 0.002 --warmup 100',
 );
+const kept = values.features === undefined && !values['live-features'];
+const features = kept ? ['--features', join(`${oneStep}.training`, 'features')] : [];
+trainOnce(threeSteps, [...withoutOut, ...features, '--start', oneStep], `${THREE_STEPS} --learning-rate 0.001`);
+train(values.out, [...withoutOut, ...features, '--start', threeSteps], `${THREE_STEPS} --learning-rate 0.0007`);
+
+/** A stage that others go on from. */
+function trainOnce(out, args, settings) {
+  if (existsSync(out)) return;
+  train(out, args, settings);
+  if (!existsSync(out)) process.exit(0); // interrupted: it has said so
+}
 
 function train(out, args, settings) {
   const command = [eaglet, 'train', 'eagle', '--out', out, ...SHARED, ...settings.split(' '), ...args];
