@@ -3,6 +3,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -28,15 +29,34 @@ constexpr int kSpins = 8000;
 
 constexpr int kMostChunks = 0xffff;  // of one job: what fits in its part of the ticket
 
+// The chunks of a job that a thread begins with, in one word: job number (32 bits), end (16), next (16). Their owner takes them from the
+// front, so that it reads memory front to back as if alone; whoever has none left takes from the back of another's. Who claims a chunk by
+// compare-exchange has seen the job it belongs to: a worker that wakes up late can never take part in a job it has not seen, and nobody
+// waits for a worker that is asleep.
+struct alignas(64) Share {
+  std::atomic<uint64_t> word{0};
+
+  static uint64_t pack(uint64_t job, int first, int end) { return job << 32 | uint64_t(end) << 16 | uint64_t(first); }
+
+  // A chunk of `job`, or -1.
+  int claim(uint64_t job, bool owner) {
+    uint64_t now = word.load(std::memory_order_acquire);
+    for (;;) {
+      const int next = int(now & kMostChunks), end = int(now >> 16 & kMostChunks);
+      if (now >> 32 != job || next >= end) return -1;
+      const uint64_t left = owner ? pack(job, next + 1, end) : pack(job, next, end - 1);
+      if (word.compare_exchange_weak(now, left, std::memory_order_acq_rel, std::memory_order_acquire)) return owner ? next : end - 1;
+    }
+  }
+};
+
 struct Pool {
   std::mutex caller;  // one job at a time, also when several JavaScript threads load the add-on
   std::vector<std::thread> workers;
   int threads = 1;
 
-  // Job number (32 bits), chunks of the job (16), next chunk (16): one word, so that whoever claims a chunk by compare-exchange has
-  // seen the number of chunks that belongs to it. A worker that wakes up late can never take part in a job it has not seen, and
-  // nobody waits for a worker that is asleep.
-  std::atomic<uint64_t> ticket{0};
+  uint64_t job = 0;
+  std::unique_ptr<Share[]> shares{new Share[1]};  // one per thread, the caller's first
   std::atomic<int> done{0};
   void (*body)(void*, int) = nullptr;
   void* context = nullptr;
@@ -46,35 +66,35 @@ struct Pool {
   std::atomic<int> sleepers{0};
   std::atomic<bool> stop{false};
 
-  // Runs chunks of the job that `seen` belongs to until none is left.
-  void work(uint64_t job) {
-    uint64_t now = ticket.load(std::memory_order_acquire);
-    while (now >> 32 == job && (now & kMostChunks) < (now >> 16 & kMostChunks)) {
-      if (ticket.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel, std::memory_order_acquire)) {
-        body(context, int(now & kMostChunks));
-        done.fetch_add(1, std::memory_order_release);
-        now = ticket.load(std::memory_order_acquire);
-      }
+  // Runs chunks of a job until none is left, its own first. `body` is valid as long as a chunk is claimed and not done.
+  void work(uint64_t which, int thread) {
+    int count = 0;
+    for (int i = 0; i < threads; i++) {
+      Share& share = shares[(thread + i) % threads];
+      for (int chunk; (chunk = share.claim(which, i == 0)) >= 0; count++) body(context, chunk);
     }
+    done.fetch_add(count, std::memory_order_release);
   }
 
-  void run() {
-    uint64_t last = ticket.load(std::memory_order_acquire) >> 32;
+  void run(int thread) {
+    const Share& own = shares[thread];
+    auto current = [&] { return own.word.load(std::memory_order_acquire) >> 32; };
+    uint64_t last = current();
     for (;;) {
       int spins = 0;
-      while (ticket.load(std::memory_order_acquire) >> 32 == last && !stop.load(std::memory_order_relaxed)) {
+      while (current() == last && !stop.load(std::memory_order_relaxed)) {
         if (++spins < kSpins) {
           relax();
           continue;
         }
         std::unique_lock<std::mutex> lock(sleep);
         sleepers.fetch_add(1);
-        wake.wait(lock, [&] { return ticket.load() >> 32 != last || stop.load(); });
+        wake.wait(lock, [&] { return own.word.load() >> 32 != last || stop.load(); });
         sleepers.fetch_sub(1);
       }
       if (stop.load()) return;
-      last = ticket.load(std::memory_order_acquire) >> 32;
-      work(last);
+      last = current();
+      work(last, thread);
     }
   }
 
@@ -113,7 +133,8 @@ void setThreads(int threads) {
   if (threads == p.threads) return;
   p.end();
   p.threads = threads;
-  for (int i = 1; i < threads; i++) p.workers.emplace_back([&p] { p.run(); });
+  p.shares.reset(new Share[threads]);
+  for (int i = 1; i < threads; i++) p.workers.emplace_back([&p, i] { p.run(i); });
 }
 
 int threadCount() { return pool().threads; }
@@ -125,16 +146,17 @@ void parallelFor(int chunks, void (*body)(void*, int), void* context) {
     return;
   }
   std::lock_guard<std::mutex> lock(p.caller);
-  const uint64_t job = ((p.ticket.load(std::memory_order_relaxed) >> 32) + 1) & 0xffffffffu;
+  p.job = (p.job + 1) & 0xffffffffu;
   p.body = body;
   p.context = context;
   p.done.store(0, std::memory_order_relaxed);
-  p.ticket.store(job << 32 | uint64_t(chunks) << 16);
+  for (int i = 0; i < p.threads; i++)
+    p.shares[i].word.store(Share::pack(p.job, int(int64_t(chunks) * i / p.threads), int(int64_t(chunks) * (i + 1) / p.threads)));
   if (p.sleepers.load() > 0) {
     std::lock_guard<std::mutex> wakeLock(p.sleep);
     p.wake.notify_all();
   }
-  p.work(job);
+  p.work(p.job, 0);
   while (p.done.load(std::memory_order_acquire) != chunks) relax();
 }
 
