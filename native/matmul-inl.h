@@ -27,6 +27,11 @@ struct Ahead {
     for (int32_t i = 0; i < step; i += 64) prefetch(next + i);
     next += step;
   }
+  // Where a step is long: a line at a time between the arithmetic, since few can be under way at once and whoever asks for more waits.
+  inline void fetchLine(int32_t line) const {
+    if (line * 64 < step) prefetch(next + line * 64);
+  }
+  inline void advance() { next += step; }
 };
 
 inline void finish(const Output& o, int32_t row, int32_t tile, V16f acc) {
@@ -49,7 +54,7 @@ inline void tilesF32(const float* w, int64_t tileFloats, const float* x, int32_t
       wt[t] = load(w + t * tileFloats);
       prefetch(ahead.next + t * tileFloats * 4);
     }
-    ahead.next += ahead.step;
+    ahead.advance();
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
       const V16f xr = set1(x[r]);
@@ -68,7 +73,7 @@ inline void tileQ8(const uint8_t* w, int32_t blocks, const Quad* x, const float*
   for (int r = 0; r < R; r++) acc[r] = set1(0);
   const uint16_t* weightScales = reinterpret_cast<const uint16_t*>(w + int64_t(blocks) * 512);
   for (int32_t b = 0; b < blocks; b++, w += 512, x += 8 * R, scales += R, starts += R, weightScales += 16) {
-    ahead.fetch();
+    ahead.fetchLine(8);
     V16i dots[R];
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
@@ -77,10 +82,12 @@ inline void tileQ8(const uint8_t* w, int32_t blocks, const Quad* x, const float*
     }
 #pragma GCC unroll 8
     for (int g = 0; g < 8; g++) {
+      ahead.fetchLine(g);
       const Bytes wg = bytes(load64(w + g * 64));
 #pragma GCC unroll 8
       for (int r = 0; r < R; r++) dots[r] = dotBytes(dots[r], wg, x[g * R + r]);
     }
+    ahead.advance();
     const V16f ws = loadHalf(weightScales);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) acc[r] = fma(toFloat(dots[r]), mul(ws, set1(scales[r])), acc[r]);
@@ -95,7 +102,6 @@ inline void tileQ4(const uint8_t* w, int32_t blocks, const int32_t* x, const flo
   for (int r = 0; r < R; r++) acc[r] = set1(0);
   const uint16_t* weightScales = reinterpret_cast<const uint16_t*>(w + int64_t(blocks) * 256);
   for (int32_t b = 0; b < blocks; b++, w += 256, x += 8 * R, scales += R, sums += R, weightScales += 32) {
-    ahead.fetch();
     NibbleDots dots[R];
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
@@ -104,6 +110,7 @@ inline void tileQ4(const uint8_t* w, int32_t blocks, const int32_t* x, const flo
     }
 #pragma GCC unroll 8
     for (int g = 0; g < 4; g++) {
+      ahead.fetchLine(g);
       const V64b both = load64(w + g * 64);
       const V64b low = lowNibbles(both), high = highNibbles(both);
 #pragma GCC unroll 8
@@ -111,6 +118,8 @@ inline void tileQ4(const uint8_t* w, int32_t blocks, const int32_t* x, const flo
 #pragma GCC unroll 8
       for (int r = 0; r < R; r++) dots[r] = dotNibbles(dots[r], high, x[(g + 4) * R + r]);
     }
+    ahead.fetchLine(4);
+    ahead.advance();
     const V16f d = loadHalf(weightScales), m = loadHalf(weightScales + 16);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) acc[r] = fma(m, set1(sums[r]), fma(toFloat(total(dots[r])), mul(d, set1(scales[r])), acc[r]));
@@ -185,69 +194,46 @@ inline int32_t passRows(int32_t n, int32_t row, int32_t most) {
   return n - start < most ? n - start : most;
 }
 
-// int8 inputs per block of 32: scale max|x|/127, rounded half to even.
-struct QuantisedRow {
-  int32_t rows;  // of its pass: the distance between neighbours of this row
-  Quad* quads;           // one of these two
-  int32_t* nibbleQuads;
-  float* scales;
-  int32_t* starts;
-  float* sums;
-};
-
 // NaN becomes -127, and so what overflows (127 / max|x| is infinite below 4e-37) stays a byte.
 inline V16i toByteRange(V16f x) { return toInt(min(max(x, set1(-127)), set1(127))); }
 
-inline void quantiseRow(const float* x, int32_t cols, int32_t blocks, QuantisedRow to) {
-  const int32_t rows = to.rows;
-  for (int32_t b = 0; b < blocks; b++, x += kBlock) {
-    const int32_t left = cols - b * kBlock;
-    const V16f low = loadUpTo16(x, left, 0);
-    const V16f high = left > 16 ? loadUpTo16(x + 16, left - 16, 0) : set1(0);
-    const float largest = foldMax(max(abs(low), abs(high)));
-    const float scale = largest / 127.0f;
-    const V16f inverse = set1(largest > 0 ? 127.0f / largest : 0);
-    const V16i a = toByteRange(mul(low, inverse)), c = toByteRange(mul(high, inverse));
-    const int32_t total = sum(add(a, c));
-    to.scales[b * rows] = scale;
-    if (to.quads != nullptr) {
-      alignas(64) Quad quads[8];
-      storeQuads(quads, a);
-      storeQuads(quads + 4, c);
-      for (int g = 0; g < 8; g++) to.quads[(int64_t(b) * 8 + g) * rows] = quads[g];
-      to.starts[b * rows] = -128 * total;
-    } else {
-      alignas(64) int32_t quads[8];
-      storeBytes(reinterpret_cast<int8_t*>(quads), a);
-      storeBytes(reinterpret_cast<int8_t*>(quads + 4), c);
-      for (int g = 0; g < 8; g++) to.nibbleQuads[(int64_t(b) * 8 + g) * rows] = quads[g];
-      to.sums[b * rows] = scale * float(total);
-    }
-  }
+// body(row, rows, first, end) for every pass and piece of its inputs. A piece is neighbouring inputs of all rows of a pass, not a row of
+// the pass: rows lie side by side, and two threads that write one cache line would wait for each other.
+template <class F>
+inline void forPieces(int32_t n, int32_t most, int32_t inputs, int32_t inputsOfPiece, F& body) {
+  const int32_t pieces = (inputs + inputsOfPiece - 1) / inputsOfPiece, passes = (n + most - 1) / most;
+  auto piece = [&](int index) {
+    const int32_t row = index / pieces * most, first = index % pieces * inputsOfPiece;
+    body(row, passRows(n, row, most), first, first + inputsOfPiece < inputs ? first + inputsOfPiece : inputs);
+  };
+  if (n <= kSerialRows)
+    for (int index = 0; index < passes * pieces; index++) piece(index);
+  else parallel(passes * pieces, piece);
 }
 
-// x as [pass][cols][R], where a pass has up to `most` rows: by passes where there are enough for all threads, else by rows.
+constexpr int32_t kPieceInputs = 256;  // 8 kB of 8 rows
+
+// x as [pass][cols][R], where a pass has up to `most` rows.
 inline void interleavePasses(float* to, const float* x, int32_t cols, int32_t n, int32_t most) {
-  const int32_t passes = (n + most - 1) / most;
-  if (passes >= 2 * threadCount()) {
-    auto byPass = [&](int pass) {
-      const int32_t row = pass * most, rows = passRows(n, row, most);
-      const float* from = x + int64_t(row) * cols;
-      float* out = to + int64_t(row) * cols;
-      for (int32_t k = 0; k < cols; k++, out += rows)
-        for (int32_t r = 0; r < rows; r++) out[r] = from[int64_t(r) * cols + k];
-    };
-    return parallel(passes, byPass);
-  }
-  auto byRow = [&](int32_t first, int32_t end) {
-    for (int32_t row = first; row < end; row++) {
-      const int32_t rows = passRows(n, row, most), lane = row % most;
-      float* out = to + int64_t(row - lane) * cols + lane;
-      const float* from = x + int64_t(row) * cols;
-      for (int32_t k = 0; k < cols; k++) out[int64_t(k) * rows] = from[k];
-    }
+  auto interleave = [&](int32_t row, int32_t rows, int32_t first, int32_t end) {
+    const float* from = x + int64_t(row) * cols;
+    float* out = to + int64_t(row) * cols + int64_t(first) * rows;
+    for (int32_t k = first; k < end; k++, out += rows)
+      for (int32_t r = 0; r < rows; r++) out[r] = from[int64_t(r) * cols + k];
   };
-  forRows(n, byRow);
+  forPieces(n, most, cols, kPieceInputs, interleave);
+}
+
+// One row's block of 32 inputs (`left` of them are there) as int8: scale max|x|/127, rounded half to even. Returns their sum.
+inline int32_t quantise(const float* x, int32_t left, float& scale, V16i& low, V16i& high) {
+  const V16f a = loadUpTo16(x, left, 0);
+  const V16f b = left > 16 ? loadUpTo16(x + 16, left - 16, 0) : set1(0);
+  const float largest = foldMax(max(abs(a), abs(b)));
+  scale = largest / 127.0f;
+  const V16f inverse = set1(largest > 0 ? 127.0f / largest : 0);
+  low = toByteRange(mul(a, inverse));
+  high = toByteRange(mul(b, inverse));
+  return sum(add(low, high));
 }
 
 // x [n, cols] as the passes read it, in scratch memory (one f32 row needs no copy).
@@ -265,28 +251,38 @@ inline Inputs layOut(const float* x, const Matrix& w, int32_t n) {
   const bool bytes = w.dtype == Dtype::Q8;
   const int64_t count = int64_t(n) * blocks;
   uint8_t* memory = static_cast<uint8_t*>(scratch(0, size_t(count) * (8 * (bytes ? sizeof(Quad) : 4) + 8)));
+  Quad* quads = reinterpret_cast<Quad*>(memory);
+  int32_t* nibbleQuads = reinterpret_cast<int32_t*>(memory);
   float* scales = reinterpret_cast<float*>(memory + count * 8 * (bytes ? sizeof(Quad) : 4));
-  auto quantise = [&](int32_t first, int32_t end) {
-    for (int32_t row = first; row < end; row++) {
-      const int32_t lane = row % most;
-      const int64_t pass = int64_t(row - lane) * blocks;
-      QuantisedRow to{passRows(n, row, most), nullptr, nullptr, scales + pass + lane, nullptr, nullptr};
-      if (bytes) {
-        to.quads = reinterpret_cast<Quad*>(memory) + pass * 8 + lane;
-        to.starts = reinterpret_cast<int32_t*>(scales + count) + pass + lane;
-      } else {
-        to.nibbleQuads = reinterpret_cast<int32_t*>(memory) + pass * 8 + lane;
-        to.sums = scales + count + pass + lane;
+  float* sums = scales + count;
+  int32_t* starts = reinterpret_cast<int32_t*>(sums);
+  auto lay = [&](int32_t row, int32_t rows, int32_t first, int32_t end) {
+    for (int32_t b = first; b < end; b++)
+      for (int32_t r = 0; r < rows; r++) {
+        const int64_t at = int64_t(row) * blocks + int64_t(b) * rows + r, quad = (at - r) * 8 + r;
+        V16i low, high;
+        const int32_t total = quantise(x + int64_t(row + r) * cols + b * kBlock, cols - b * kBlock, scales[at], low, high);
+        if (bytes) {
+          alignas(64) Quad eight[8];
+          storeQuads(eight, low);
+          storeQuads(eight + 4, high);
+          for (int g = 0; g < 8; g++) quads[quad + g * rows] = eight[g];
+          starts[at] = -128 * total;
+        } else {
+          alignas(64) int32_t eight[8];
+          storeBytes(reinterpret_cast<int8_t*>(eight), low);
+          storeBytes(reinterpret_cast<int8_t*>(eight + 4), high);
+          for (int g = 0; g < 8; g++) nibbleQuads[quad + g * rows] = eight[g];
+          sums[at] = scales[at] * float(total);
+        }
       }
-      quantiseRow(x + int64_t(row) * cols, cols, blocks, to);
-    }
   };
-  forRows(n, quantise);
-  in.quads = reinterpret_cast<Quad*>(memory);
-  in.nibbleQuads = reinterpret_cast<int32_t*>(memory);
+  forPieces(n, most, blocks, kPieceInputs / kBlock, lay);
+  in.quads = quads;
+  in.nibbleQuads = nibbleQuads;
   in.scales = scales;
-  in.starts = reinterpret_cast<int32_t*>(scales + count);
-  in.sums = scales + count;
+  in.starts = starts;
+  in.sums = sums;
   return in;
 }
 
@@ -390,9 +386,9 @@ void matmul(float* out, const float* x, const Matrix& w, int32_t n, const float*
   const Inputs in = layOut(x, w, n);
   const Output output{out, residual, w.rows};
   const int32_t tiles = w.tiles(), most = rowsPerPass(w.dtype, n), passes = (n + most - 1) / most;
-  // About eight chunks per thread, so that a core that is held up does not hold up the other; a multiple of 4 tiles where possible.
-  int32_t perChunk = tiles / (threadCount() * 8);
-  perChunk = perChunk < 4 ? (tiles < 16 ? 1 : 4) : perChunk / 4 * 4;
+  // About eight chunks per thread, so that a core that is held up does not hold up the other; whole groups of tiles side by side.
+  const int32_t group = w.dtype == Dtype::F32 ? (n == 1 ? 4 : 2) : 1, fair = tiles / (threadCount() * 8);
+  const int32_t perChunk = fair < group ? group : fair / group * group;
   // Tiles that stay in cache while all rows pass over them: one of bytes or nibbles fits the first level; f32 is computed in pairs.
   const int32_t together = passes == 1 ? perChunk : w.dtype == Dtype::F32 ? 2 : 1;
   auto body = [&](int chunk) {

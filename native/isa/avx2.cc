@@ -153,7 +153,7 @@ inline V16i dotBytes(V16i acc, const Bytes& w, const Quad& x) {
 // Nibbles fit the byte product, and a whole block its 16-bit sums: 8 groups · 2 · 15 · 128 = 30,720.
 struct NibbleDots { __m256i a, b; };
 inline NibbleDots noNibbles() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
-inline NibbleDots dotNibbles(NibbleDots acc, V64b w, int32_t x) {
+inline NibbleDots dotNibbles(NibbleDots acc, V64b w, const int32_t& x) {
   const __m256i xs = _mm256_set1_epi32(x);
   acc.a = _mm256_add_epi16(acc.a, _mm256_maddubs_epi16(w.a, xs));
   hold(acc.a);

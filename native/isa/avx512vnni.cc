@@ -62,18 +62,26 @@ inline void storeQuads(Quad* to, V16i x) { storeBytes(reinterpret_cast<int8_t*>(
 inline void park(V16f&) {}  // registers suffice
 using Bytes = V64b;
 inline Bytes bytes(V64b w) { return w; }
-// acc + sum of four products per lane.
-inline V16i dotBytes(V16i acc, const Bytes& w, const Quad& x) { return {_mm512_dpbusd_epi32(acc.v, w.v, _mm512_set1_epi32(x))}; }
+// acc + sum of four products per lane. Written out because GCC 12 does not fold the broadcast into the product: without it an eighth more
+// instructions, and as much more time.
+inline V16i dotBytes(V16i acc, const Bytes& w, const Quad& x) {
+#if defined(EAGLET_EMULATED_AVX512)
+  return {_mm512_dpbusd_epi32(acc.v, w.v, _mm512_set1_epi32(x))};
+#else
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc.v) : "v"(w.v), "m"(x));
+  return acc;
+#endif
+}
 
 using NibbleDots = V16i;
 inline NibbleDots noNibbles() { return set1i(0); }
-inline NibbleDots dotNibbles(NibbleDots acc, V64b w, int32_t x) { return dotBytes(acc, w, x); }
+inline NibbleDots dotNibbles(NibbleDots acc, V64b w, const int32_t& x) { return dotBytes(acc, w, x); }
 inline V16i total(NibbleDots x) { return x; }
 
 constexpr int kScoreTiles = 4;    // attention: key tiles and value vectors beside four queries in registers
 constexpr int kValueVectors = 4;
 constexpr int64_t kF32Ahead = 4096;  // bytes: about a memory latency at full bandwidth
-inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
 #include "../rows-inl.h"
 

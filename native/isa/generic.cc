@@ -120,7 +120,7 @@ inline V16i dotBytes(V16i acc, const Bytes& w, const Quad& x) {
 
 using NibbleDots = V16i;
 inline NibbleDots noNibbles() { return set1i(0); }
-inline NibbleDots dotNibbles(NibbleDots acc, const V64b& w, int32_t x) { return dotBytes(acc, w, x); }
+inline NibbleDots dotNibbles(NibbleDots acc, const V64b& w, const int32_t& x) { return dotBytes(acc, w, x); }
 inline V16i total(NibbleDots x) { return x; }
 
 constexpr int kScoreTiles = 1;    // attention: key tiles and value vectors beside four queries in registers
