@@ -2,11 +2,11 @@
 // An output element is accumulated over its inputs in ascending order in one lane of one register, whatever the number of rows,
 // tiles or threads: that is the batch-invariance contract.
 //
-// Inputs are laid out for the pass that reads them: [pass][k][R], so a kernel walks one pointer and broadcasts R neighbours.
+// Inputs are laid out for the pass that reads them, f32 as [pass][k][R], integers by blocks: a kernel walks one pointer and broadcasts.
 
 struct Inputs {           // of one matmul call, in scratch memory
   const float* f32;       // [pass][cols][R]
-  const Quad* quads;      // q8: [pass][blocks][8][R], four int8 inputs each
+  const Quad* quads;      // q8: [pass][blocks][R][8], four int8 inputs each
   const int32_t* nibbleQuads;  // q4: the same as bytes
   const float* scales;    // [pass][blocks][R]
   const int32_t* starts;  // [pass][blocks][R] q8: -128 · sum of the int8 inputs takes the weights' offset off
@@ -85,7 +85,7 @@ inline void tileQ8(const uint8_t* w, int32_t blocks, const Quad* x, const float*
       ahead.fetchLine(g);
       const Bytes wg = bytes(load64(w + g * 64));
 #pragma GCC unroll 8
-      for (int r = 0; r < R; r++) dots[r] = dotBytes(dots[r], wg, x[g * R + r]);
+      for (int r = 0; r < R; r++) dots[r] = dotBytes(dots[r], wg, x[r * 8 + g]);
     }
     ahead.advance();
     const V16f ws = loadHalf(weightScales);
@@ -114,9 +114,9 @@ inline void tileQ4(const uint8_t* w, int32_t blocks, const int32_t* x, const flo
       const V64b both = load64(w + g * 64);
       const V64b low = lowNibbles(both), high = highNibbles(both);
 #pragma GCC unroll 8
-      for (int r = 0; r < R; r++) dots[r] = dotNibbles(dots[r], low, x[g * R + r]);
+      for (int r = 0; r < R; r++) dots[r] = dotNibbles(dots[r], low, x[r * 8 + g]);
 #pragma GCC unroll 8
-      for (int r = 0; r < R; r++) dots[r] = dotNibbles(dots[r], high, x[(g + 4) * R + r]);
+      for (int r = 0; r < R; r++) dots[r] = dotNibbles(dots[r], high, x[r * 8 + g + 4]);
     }
     ahead.fetchLine(4);
     ahead.advance();
@@ -259,20 +259,16 @@ inline Inputs layOut(const float* x, const Matrix& w, int32_t n) {
   auto lay = [&](int32_t row, int32_t rows, int32_t first, int32_t end) {
     for (int32_t b = first; b < end; b++)
       for (int32_t r = 0; r < rows; r++) {
-        const int64_t at = int64_t(row) * blocks + int64_t(b) * rows + r, quad = (at - r) * 8 + r;
+        const int64_t at = int64_t(row) * blocks + int64_t(b) * rows + r;
         V16i low, high;
         const int32_t total = quantise(x + int64_t(row + r) * cols + b * kBlock, cols - b * kBlock, scales[at], low, high);
         if (bytes) {
-          alignas(64) Quad eight[8];
-          storeQuads(eight, low);
-          storeQuads(eight + 4, high);
-          for (int g = 0; g < 8; g++) quads[quad + g * rows] = eight[g];
+          storeQuads(quads + at * 8, low);
+          storeQuads(quads + at * 8 + 4, high);
           starts[at] = -128 * total;
         } else {
-          alignas(64) int32_t eight[8];
-          storeBytes(reinterpret_cast<int8_t*>(eight), low);
-          storeBytes(reinterpret_cast<int8_t*>(eight + 4), high);
-          for (int g = 0; g < 8; g++) nibbleQuads[quad + g * rows] = eight[g];
+          storeBytes(reinterpret_cast<int8_t*>(nibbleQuads + at * 8), low);
+          storeBytes(reinterpret_cast<int8_t*>(nibbleQuads + at * 8 + 4), high);
           sums[at] = scales[at] * float(total);
         }
       }
