@@ -7,7 +7,7 @@ constexpr int32_t kValuePositions = 128;    // positions whose values (64 · 2 b
 
 // Fetched ahead, tiles and positions: about a memory latency at the rate of one row.
 constexpr int32_t kTilesAhead = kScoreTiles > 2 ? kScoreTiles : 2;
-constexpr int32_t kValuesAhead = 32;
+constexpr int32_t kValuesAhead = 64;
 
 inline V16f loadElements(const float* p) { return load(p); }
 inline V16f loadElements(const uint16_t* p) { return loadHalf(p); }
@@ -45,10 +45,12 @@ inline void scoreTiles(const T* keys, int64_t tileStride, const QueryBlock& b, i
   }
   for (int32_t d = 0; d < b.headDim; d++, keys += kKvTile) {
     V16f k[NT];
-    prefetch(keys + kTilesAhead * tileStride);
 #pragma GCC unroll 4
-    for (int t = 0; t < NT; t++) k[t] = loadElements(keys + t * tileStride);
-#pragma GCC unroll 4
+    for (int t = 0; t < NT; t++) {
+      prefetch(keys + (t + kTilesAhead) * tileStride);
+      k[t] = loadElements(keys + t * tileStride);
+    }
+#pragma GCC unroll 8
     for (int q = 0; q < Q; q++) {
       const V16f x = set1(queries[q][d]);
 #pragma GCC unroll 4
@@ -59,15 +61,12 @@ inline void scoreTiles(const T* keys, int64_t tileStride, const QueryBlock& b, i
     for (int t = 0; t < NT; t++) store(to + (first + q) * toStride + t * kKvTile, acc[q][t]);
 }
 
-template <class T, int NT>
-inline void scoreQueries(const T* keys, int64_t tileStride, const QueryBlock& b, float* to, int64_t toStride) {
-  int32_t q = 0;
-  for (; q + 4 <= b.count; q += 4) scoreTiles<T, 4, NT>(keys, tileStride, b, q, to, toStride);
-  switch (b.count - q) {
-    case 3: scoreTiles<T, 3, NT>(keys, tileStride, b, q, to, toStride); break;
-    case 2: scoreTiles<T, 2, NT>(keys, tileStride, b, q, to, toStride); break;
-    case 1: scoreTiles<T, 1, NT>(keys, tileStride, b, q, to, toStride); break;
-  }
+// As many queries at a time as registers hold, then the rest.
+template <class T, int NT, int Q = kQueriesTogether>
+inline void scoreQueries(const T* keys, int64_t tileStride, const QueryBlock& b, float* to, int64_t toStride, int32_t first = 0) {
+  for (; first + Q <= b.count; first += Q) scoreTiles<T, Q, NT>(keys, tileStride, b, first, to, toStride);
+  if constexpr (Q > 1)
+    if (first < b.count) scoreQueries<T, NT, Q - 1>(keys, tileStride, b, to, toStride, first);
 }
 
 // output[q][d .. d + 16·ND) += weights[q][at + j] · values of slot + j, j ascending. Only the first `lanes` of the last vector exist.
@@ -82,10 +81,11 @@ inline void weighValues(const T* values, int64_t width, int32_t count, const Que
   }
   for (int32_t j = 0; j < count; j++, values += width) {
     V16f v[ND];
-    prefetch(values + kValuesAhead * width);
+#pragma GCC unroll 4
+    for (int i = 0; i < ND * 16; i += 64 / int(sizeof(T))) prefetch(values + kValuesAhead * width + i);
 #pragma GCC unroll 4
     for (int i = 0; i < ND; i++) v[i] = lanes < 16 ? loadElementsN(values, lanes) : loadElements(values + i * 16);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int q = 0; q < Q; q++) {
       const V16f weight = set1(p[q][j]);
 #pragma GCC unroll 4
@@ -99,16 +99,12 @@ inline void weighValues(const T* values, int64_t width, int32_t count, const Que
     }
 }
 
-template <class T, int ND>
+template <class T, int ND, int Q = kQueriesTogether>
 inline void weighQueries(const T* values, int64_t width, int32_t count, const QueryBlock& b, int32_t first, int32_t end, const float* weights,
                          int64_t weightStride, int32_t d, int lanes) {
-  int32_t q = first;
-  for (; q + 4 <= end; q += 4) weighValues<T, 4, ND>(values, width, count, b, q, weights, weightStride, d, lanes);
-  switch (end - q) {
-    case 3: weighValues<T, 3, ND>(values, width, count, b, q, weights, weightStride, d, lanes); break;
-    case 2: weighValues<T, 2, ND>(values, width, count, b, q, weights, weightStride, d, lanes); break;
-    case 1: weighValues<T, 1, ND>(values, width, count, b, q, weights, weightStride, d, lanes); break;
-  }
+  for (; first + Q <= end; first += Q) weighValues<T, Q, ND>(values, width, count, b, first, weights, weightStride, d, lanes);
+  if constexpr (Q > 1)
+    if (first < end) weighQueries<T, ND, Q - 1>(values, width, count, b, first, end, weights, weightStride, d, lanes);
 }
 
 // Dimensions [from, to) of queries [first, end): adds positions at .. at + count, which lie in slots from `slot` on.

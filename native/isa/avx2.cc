@@ -166,7 +166,8 @@ inline V16i total(NibbleDots x) {
   return {_mm256_madd_epi16(x.a, one), _mm256_madd_epi16(x.b, one)};
 }
 
-constexpr int kScoreTiles = 1;    // attention: key tiles and value vectors beside four queries in registers
+constexpr int kScoreTiles = 1;    // attention: key tiles or value vectors by queries are sums in registers
+constexpr int kQueriesTogether = 4;
 constexpr int kValueVectors = 1;
 constexpr int64_t kF32Ahead = 4096;  // bytes: about a memory latency at full bandwidth
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }

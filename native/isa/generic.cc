@@ -123,7 +123,8 @@ inline NibbleDots noNibbles() { return set1i(0); }
 inline NibbleDots dotNibbles(NibbleDots acc, const V64b& w, const int32_t& x) { return dotBytes(acc, w, x); }
 inline V16i total(NibbleDots x) { return x; }
 
-constexpr int kScoreTiles = 1;    // attention: key tiles and value vectors beside four queries in registers
+constexpr int kScoreTiles = 1;    // attention: key tiles or value vectors by queries are sums in registers
+constexpr int kQueriesTogether = 4;
 constexpr int kValueVectors = 1;
 constexpr int64_t kF32Ahead = 4096;  // bytes: about a memory latency at full bandwidth
 inline void prefetch(const void*) {}
