@@ -256,12 +256,13 @@ inline Inputs layOut(const float* x, const Matrix& w, int32_t n) {
   float* scales = reinterpret_cast<float*>(memory + count * 8 * (bytes ? sizeof(Quad) : 4));
   float* sums = scales + count;
   int32_t* starts = reinterpret_cast<int32_t*>(sums);
-  auto lay = [&](int32_t row, int32_t rows, int32_t first, int32_t end) {
-    for (int32_t b = first; b < end; b++)
-      for (int32_t r = 0; r < rows; r++) {
-        const int64_t at = int64_t(row) * blocks + int64_t(b) * rows + r;
+  auto lay = [=](int32_t row, int32_t rows, int32_t first, int32_t end) {
+    int64_t at = int64_t(row) * blocks + int64_t(first) * rows;
+    for (int32_t b = first; b < end; b++) {
+      const float* from = x + int64_t(row) * cols + b * kBlock;
+      for (int32_t r = 0; r < rows; r++, at++, from += cols) {
         V16i low, high;
-        const int32_t total = quantise(x + int64_t(row + r) * cols + b * kBlock, cols - b * kBlock, scales[at], low, high);
+        const int32_t total = quantise(from, cols - b * kBlock, scales[at], low, high);
         if (bytes) {
           storeQuads(quads + at * 8, low);
           storeQuads(quads + at * 8 + 4, high);
@@ -272,6 +273,7 @@ inline Inputs layOut(const float* x, const Matrix& w, int32_t n) {
           sums[at] = scales[at] * float(total);
         }
       }
+    }
   };
   forPieces(n, most, blocks, kPieceInputs / kBlock, lay);
   in.quads = quads;
