@@ -116,6 +116,8 @@ inline void weigh(const KvLayer& kv, int32_t head, int32_t slot, int32_t count, 
   int32_t d = from;
   for (; d + 16 * kValueVectors <= to; d += 16 * kValueVectors)
     weighQueries<T, kValueVectors>(values + d, width, count, b, first, end, weights, weightStride, d, 16);
+  if constexpr (kValueVectors > 2)
+    for (; d + 32 <= to; d += 32) weighQueries<T, 2>(values + d, width, count, b, first, end, weights, weightStride, d, 16);
   for (; d < to; d += 16) weighQueries<T, 1>(values + d, width, count, b, first, end, weights, weightStride, d, to - d < 16 ? to - d : 16);
 }
 
@@ -211,21 +213,21 @@ inline void weighPart(const KvLayer& kv, int32_t head, const Layout& layout, con
   });
 }
 
-// Blocks of consecutive rows of one sequence, of one row at least; every row of a block shares `base`.
+// Blocks of consecutive rows of one sequence, of up to `most` rows; every row of a block shares `base`.
 struct Blocks {
   const Reach* reaches;
   int32_t count;
   int64_t mostFloats;  // scores of the largest
 };
 
-inline Blocks blocksOf(const Layout& layout, int32_t group) {
+inline Blocks blocksOf(const Layout& layout, int32_t group, int32_t most) {
   const int32_t extras = layout.extrasStart[layout.rows];
   Reach* reaches = static_cast<Reach*>(scratch(2, size_t(layout.rows) * sizeof(Reach) + size_t(extras) * 8));
   int32_t* extraTiles = reinterpret_cast<int32_t*>(reaches + layout.rows);
   Blocks blocks{reaches, 0, 0};
   for (int32_t r = 0; r < layout.rows;) {
     int32_t end = r + 1;
-    while (end < layout.rows && end - r < kAttentionRows && layout.base[end] == layout.base[r]) end++;
+    while (end < layout.rows && end - r < most && layout.base[end] == layout.base[r]) end++;
     const Reach reach = reachOf(layout, r, end - r, extraTiles, extraTiles + extras);
     if (reach.floats(group) > blocks.mostFloats) blocks.mostFloats = reach.floats(group);
     reaches[blocks.count++] = reach;
@@ -237,7 +239,11 @@ inline Blocks blocksOf(const Layout& layout, int32_t group) {
 template <class T>
 inline void attend(float* out, const float* qkv, int32_t stride, int32_t heads, const KvLayer& kv, const Layout& layout) {
   const int32_t group = heads / kv.kvHeads, headDim = kv.headDim;
-  const Blocks blocks = blocksOf(layout, group);
+  // Rows share their keys and values as far as that leaves a block for every thread and more: blocks need not wait for each other.
+  const int32_t wanted = 2 * threadCount();
+  int32_t rows = kAttentionRows;
+  while (rows > 1 && (layout.rows + rows - 1) / rows * kv.kvHeads < wanted) rows /= 2;
+  const Blocks blocks = blocksOf(layout, group, rows);
   const Reach* reaches = blocks.reaches;
   const int64_t most = blocks.mostFloats;
   auto queryBlock = [&](const Reach& reach, int32_t head, float* scores) {
@@ -248,7 +254,7 @@ inline void attend(float* out, const float* qkv, int32_t stride, int32_t heads, 
   };
 
   const int32_t pieces = blocks.count * kv.kvHeads, vectors = (headDim + 15) / 16;
-  if (pieces >= 2 * threadCount()) {
+  if (pieces >= wanted) {
     auto body = [&](int piece) {
       const Reach& reach = reaches[piece / kv.kvHeads];
       const int32_t head = piece % kv.kvHeads;
@@ -261,9 +267,9 @@ inline void attend(float* out, const float* qkv, int32_t stride, int32_t heads, 
     return parallel(pieces, body);
   }
   // Few rows: threads share a piece, by positions, then by queries, then by dimensions.
-  const int32_t wanted = (2 * threadCount() + pieces - 1) / pieces, parts = wanted < vectors ? wanted : vectors;
+  const int32_t share = (wanted + pieces - 1) / pieces, parts = share < vectors ? share : vectors;
   float* scores = static_cast<float*>(scratch(0, size_t(pieces) * size_t(most) * 4));
-  auto share = [&](auto&& compute) {  // compute(reach, head, queries, part)
+  auto inParts = [&](auto&& compute) {  // compute(reach, head, queries, part)
     auto body = [&](int chunk) {
       const int32_t piece = chunk / parts, head = piece % kv.kvHeads;
       const Reach& reach = reaches[piece / kv.kvHeads];
@@ -271,11 +277,11 @@ inline void attend(float* out, const float* qkv, int32_t stride, int32_t heads, 
     };
     parallel(pieces * parts, body);
   };
-  share([&](const Reach& reach, int32_t head, const QueryBlock& b, int32_t part) { scorePart<T>(kv, head, reach, b, part, parts); });
-  share([&](const Reach& reach, int32_t, const QueryBlock& b, int32_t part) {
+  inParts([&](const Reach& reach, int32_t head, const QueryBlock& b, int32_t part) { scorePart<T>(kv, head, reach, b, part, parts); });
+  inParts([&](const Reach& reach, int32_t, const QueryBlock& b, int32_t part) {
     softmaxPart(layout, reach, b, b.count * part / parts, b.count * (part + 1) / parts);
   });
-  share([&](const Reach& reach, int32_t head, const QueryBlock& b, int32_t part) {
+  inParts([&](const Reach& reach, int32_t head, const QueryBlock& b, int32_t part) {
     const int32_t from = vectors * part / parts * 16, upTo = vectors * (part + 1) / parts * 16, to = upTo < headDim ? upTo : headDim;
     clearOutputs(b, from, to);
     weighPart<T>(kv, head, layout, reach, b, from, to);

@@ -330,7 +330,7 @@ void attentionBackward(float* dQkv, float* dKeys, float* dValues, const float* d
                        const Layout& layout) {
   if (layout.rows == 0) return;
   const int32_t group = heads / kv.kvHeads, headDim = kv.headDim, tiles = kv.slots / kKvTile;
-  const Blocks blocks = blocksOf(layout, group);
+  const Blocks blocks = blocksOf(layout, group, kAttentionRows);
   const size_t cached = size_t(kv.slots) * kv.kvHeads * headDim;
   float* keyRows = static_cast<float*>(scratch(0, cached * 8 + size_t(kv.slots) * 4 + size_t(tiles) * 5 + size_t(blocks.count) * 8));
   float* valueTiles = keyRows + cached;
