@@ -210,12 +210,13 @@ interface TaskSummary {
   readonly speedup: number;
   /** Emitted tokens per round, over all rounds. */
   readonly acceptanceLength: number;
+  /** Nodes of a tree, root included: the mean over the questions of each one's mean. */
+  readonly treeSize: number;
 }
 
 interface DrafterSummary extends TaskSummary {
   /** Median over the questions of plain time / own time: what one disturbed question cannot move. */
   readonly medianSpeedup: number;
-  readonly treeSize: number;
   readonly tokensPerSecond: number;
   readonly identical: boolean;
   /** Milliseconds per round. */
@@ -241,6 +242,7 @@ function summarise(all: readonly Row[], drafters: readonly string[]): Summary {
     return {
       speedup: rate(rows) / rate(of(drafters[0]!, task)),
       acceptanceLength: perRound(rows, ({ stats }) => stats.newTokens - 1),
+      treeSize: mean(rows.map((row) => row.stats.treeSize)),
     };
   };
   const plainMs = new Map(of(drafters[0]!).map((row) => [row.id, row.stats.decodeMs]));
@@ -255,7 +257,6 @@ function summarise(all: readonly Row[], drafters: readonly string[]): Summary {
         {
           ...gain(drafter),
           medianSpeedup: median(rows.map((row) => (plainMs.get(row.id) ?? Number.NaN) / row.stats.decodeMs)),
-          treeSize: mean(rows.map((row) => row.stats.treeSize)),
           tokensPerSecond: rate(rows),
           identical: all.every((row) => row.drafter !== drafter || row.identical),
           roundMs,
@@ -334,6 +335,7 @@ function print(summary: Summary, { kernels }: Engine, { verify, temperature }: F
     write('\n');
   }
   const tasks = Object.keys(drafters[0]![1].byTask);
+  write('speedup · acceptance length · nodes\n');
   write(
     formatTable(
       ['task', ...drafters.map(([name]) => name)],
@@ -341,7 +343,8 @@ function print(summary: Summary, { kernels }: Engine, { verify, temperature }: F
         task,
         ...drafters.map(([, { byTask }]) => {
           const gain = byTask[task];
-          return gain === undefined ? '-' : `${gain.speedup.toFixed(2)}x · ${gain.acceptanceLength.toFixed(2)}`;
+          if (gain === undefined) return '-';
+          return `${gain.speedup.toFixed(2)}x · ${gain.acceptanceLength.toFixed(2)} · ${gain.treeSize.toFixed(1)}`;
         }),
       ]),
     ),

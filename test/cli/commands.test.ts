@@ -342,8 +342,13 @@ describe('bench', () => {
     expect(report.summary.eagle).toMatchObject({
       identical: true,
       draftShare: expect.any(Number),
-      byTask: { mt_bench: { speedup: expect.any(Number), acceptanceLength: expect.any(Number) } },
+      byTask: {
+        mt_bench: { speedup: expect.any(Number), acceptanceLength: expect.any(Number), treeSize: expect.any(Number) },
+      },
     });
+    expect(stdout).toMatch(
+      /speedup · acceptance length · nodes\ntask .*\n *mt_bench +1\.00x · 1\.00 · 1\.0 +\d\.\d\dx · \d\.\d\d · \d\.\d/,
+    );
   });
 
   test('run: by default none and the default drafter, which is hybrid where the tree is free', async () => {
