@@ -73,7 +73,7 @@ inline void tileQ8(const uint8_t* w, int32_t blocks, const Quad* x, const float*
   for (int r = 0; r < R; r++) acc[r] = set1(0);
   const uint16_t* weightScales = reinterpret_cast<const uint16_t*>(w + int64_t(blocks) * 512);
   for (int32_t b = 0; b < blocks; b++, w += 512, x += 8 * R, scales += R, starts += R, weightScales += 16) {
-    ahead.fetchLine(8);
+    ahead.fetchLine(8);  // a block and its scales are eight lines and a half
     V16i dots[R];
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {

@@ -27,7 +27,7 @@ inline void relax() {
 // kernels of one round, short enough that an idle process lets go of its cores at once.
 constexpr int kSpins = 8000;
 
-constexpr int kMostChunks = 0xffff;  // of one job: what fits in its part of the ticket
+constexpr int kMostChunks = 0xffff;  // of one job: what fits in its part of a share's word
 
 // The chunks of a job that a thread begins with, in one word: job number (32 bits), end (16), next (16). Their owner takes them from the
 // front, so that it reads memory front to back as if alone; whoever has none left takes from the back of another's. Who claims a chunk by

@@ -62,8 +62,8 @@ inline void storeQuads(Quad* to, V16i x) { storeBytes(reinterpret_cast<int8_t*>(
 inline void park(V16f&) {}  // registers suffice
 using Bytes = V64b;
 inline Bytes bytes(V64b w) { return w; }
-// acc + sum of four products per lane. Written out because GCC 12 does not fold the broadcast into the product: without it an eighth more
-// instructions, and as much more time.
+// acc + sum of four products per lane. Written out because GCC 12 does not fold the broadcast into the product: a broadcast for
+// every product takes 13 to 15 % more time.
 inline V16i dotBytes(V16i acc, const Bytes& w, const Quad& x) {
 #if defined(EAGLET_EMULATED_AVX512)
   return {_mm512_dpbusd_epi32(acc.v, w.v, _mm512_set1_epi32(x))};
