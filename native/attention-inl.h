@@ -32,6 +32,21 @@ struct QueryBlock {
 
   const float* query(int32_t q) const { return qkv + int64_t(q / group) * qkvStride + q % group * headDim; }
   float* output(int32_t q) const { return out + int64_t(q / group) * outStride + q % group * headDim; }
+  // Of Q from `first` on, with one division for all.
+  template <int Q>
+  void queries(int32_t first, const float** to) const {
+    for (int q = 0, row = first / group, head = first % group; q < Q; q++) {
+      to[q] = qkv + int64_t(row) * qkvStride + head * headDim;
+      if (++head == group) head = 0, row++;
+    }
+  }
+  template <int Q>
+  void outputs(int32_t first, float** to) const {
+    for (int q = 0, row = first / group, head = first % group; q < Q; q++) {
+      to[q] = out + int64_t(row) * outStride + head * headDim;
+      if (++head == group) head = 0, row++;
+    }
+  }
 };
 
 // to[q][0 .. 16·NT) for Q queries and NT key tiles.
@@ -39,10 +54,9 @@ template <class T, int Q, int NT>
 inline void scoreTiles(const T* keys, int64_t tileStride, const QueryBlock& b, int32_t first, float* to, int64_t toStride) {
   V16f acc[Q][NT];
   const float* queries[Q];
-  for (int q = 0; q < Q; q++) {
-    queries[q] = b.query(first + q);
+  b.queries<Q>(first, queries);
+  for (int q = 0; q < Q; q++)
     for (int t = 0; t < NT; t++) acc[q][t] = set1(0);
-  }
   for (int32_t d = 0; d < b.headDim; d++, keys += kKvTile) {
     V16f k[NT];
 #pragma GCC unroll 4
@@ -50,7 +64,7 @@ inline void scoreTiles(const T* keys, int64_t tileStride, const QueryBlock& b, i
       prefetch(keys + (t + kTilesAhead) * tileStride);
       k[t] = loadElements(keys + t * tileStride);
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int q = 0; q < Q; q++) {
       const V16f x = set1(queries[q][d]);
 #pragma GCC unroll 4
@@ -61,9 +75,14 @@ inline void scoreTiles(const T* keys, int64_t tileStride, const QueryBlock& b, i
     for (int t = 0; t < NT; t++) store(to + (first + q) * toStride + t * kKvTile, acc[q][t]);
 }
 
-// As many queries at a time as registers hold, then the rest.
+// So many tiles of keys, as many queries at a time as registers hold: many over few tiles, which are then read for all of them at once, and
+// the rest over all tiles.
 template <class T, int NT, int Q = kQueriesTogether>
 inline void scoreQueries(const T* keys, int64_t tileStride, const QueryBlock& b, float* to, int64_t toStride, int32_t first = 0) {
+  if constexpr (kManyQueries > 0 && Q == kQueriesTogether && NT > 2) {
+    for (; first + kManyQueries <= b.count; first += kManyQueries)
+      for (int t = 0; t < NT; t += 2) scoreTiles<T, kManyQueries, 2>(keys + t * tileStride, tileStride, b, first, to + t * kKvTile, toStride);
+  }
   for (; first + Q <= b.count; first += Q) scoreTiles<T, Q, NT>(keys, tileStride, b, first, to, toStride);
   if constexpr (Q > 1)
     if (first < b.count) scoreQueries<T, NT, Q - 1>(keys, tileStride, b, to, toStride, first);
@@ -75,9 +94,11 @@ inline void weighValues(const T* values, int64_t width, int32_t count, const Que
                         int32_t d, int lanes) {
   V16f acc[Q][ND];
   const float* p[Q];
+  float* outputs[Q];
+  b.outputs<Q>(first, outputs);
   for (int q = 0; q < Q; q++) {
     p[q] = weights + (first + q) * weightStride;
-    for (int v = 0; v < ND; v++) acc[q][v] = lanes < 16 ? loadN(b.output(first + q) + d, lanes, 0) : load(b.output(first + q) + d + v * 16);
+    for (int v = 0; v < ND; v++) acc[q][v] = lanes < 16 ? loadN(outputs[q] + d, lanes, 0) : load(outputs[q] + d + v * 16);
   }
   for (int32_t j = 0; j < count; j++, values += width) {
     V16f v[ND];
@@ -85,7 +106,7 @@ inline void weighValues(const T* values, int64_t width, int32_t count, const Que
     for (int i = 0; i < ND * 16; i += 64 / int(sizeof(T))) prefetch(values + kValuesAhead * width + i);
 #pragma GCC unroll 4
     for (int i = 0; i < ND; i++) v[i] = lanes < 16 ? loadElementsN(values, lanes) : loadElements(values + i * 16);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int q = 0; q < Q; q++) {
       const V16f weight = set1(p[q][j]);
 #pragma GCC unroll 4
@@ -94,14 +115,19 @@ inline void weighValues(const T* values, int64_t width, int32_t count, const Que
   }
   for (int q = 0; q < Q; q++)
     for (int i = 0; i < ND; i++) {
-      if (lanes < 16) storeN(b.output(first + q) + d, acc[q][i], lanes);
-      else store(b.output(first + q) + d + i * 16, acc[q][i]);
+      if (lanes < 16) storeN(outputs[q] + d, acc[q][i], lanes);
+      else store(outputs[q] + d + i * 16, acc[q][i]);
     }
 }
 
 template <class T, int ND, int Q = kQueriesTogether>
 inline void weighQueries(const T* values, int64_t width, int32_t count, const QueryBlock& b, int32_t first, int32_t end, const float* weights,
                          int64_t weightStride, int32_t d, int lanes) {
+  if constexpr (kManyQueries > 0 && Q == kQueriesTogether && ND > 2) {
+    for (; first + kManyQueries <= end; first += kManyQueries)
+      for (int i = 0; i < ND; i += 2)
+        weighValues<T, kManyQueries, 2>(values + i * 16, width, count, b, first, weights, weightStride, d + i * 16, lanes);
+  }
   for (; first + Q <= end; first += Q) weighValues<T, Q, ND>(values, width, count, b, first, weights, weightStride, d, lanes);
   if constexpr (Q > 1)
     if (first < end) weighQueries<T, ND, Q - 1>(values, width, count, b, first, end, weights, weightStride, d, lanes);
@@ -201,8 +227,10 @@ inline void eachRun(const Layout& layout, const Reach& reach, int32_t group, F&&
 }
 
 inline void clearOutputs(const QueryBlock& b, int32_t from, int32_t to) {
-  for (int32_t q = 0; q < b.count; q++)
-    for (int32_t d = from; d < to; d++) b.output(q)[d] = 0;
+  for (int32_t q = 0; q < b.count; q++) {
+    float* output = b.output(q);
+    for (int32_t d = from; d < to; d++) output[d] = 0;
+  }
 }
 
 // Adds dimensions [from, to) of the weighted sum of values.

@@ -168,6 +168,7 @@ inline V16i total(NibbleDots x) {
 
 constexpr int kScoreTiles = 1;    // attention: key tiles or value vectors by queries are sums in registers
 constexpr int kQueriesTogether = 4;
+constexpr int kManyQueries = 0;
 constexpr int kValueVectors = 1;
 constexpr int64_t kF32Ahead = 4096;  // bytes: about a memory latency at full bandwidth
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }

@@ -80,6 +80,7 @@ inline V16i total(NibbleDots x) { return x; }
 
 constexpr int kScoreTiles = 4;    // attention: key tiles or value vectors by queries are sums in registers
 constexpr int kQueriesTogether = 6;
+constexpr int kManyQueries = 12;     // by two tiles or vectors
 constexpr int kValueVectors = 4;
 constexpr int64_t kF32Ahead = 4096;  // bytes: about a memory latency at full bandwidth
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
