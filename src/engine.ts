@@ -12,10 +12,11 @@ import { type GenerateEvent, type GenerateOptions, generate, type Round, type St
 import { type GenerationStats, StatsCollector } from './decode/stats.ts';
 import type { TreeBudget } from './draft/budget.ts';
 import { fingerprint, KnownCosts } from './draft/cost-cache.ts';
-import { type DraftForwards, ForwardCost, FREE, measureDraft, measureTarget, type TreeCosts } from './draft/costs.ts';
+import { ForwardCost, FREE, type TreeCosts } from './draft/costs.ts';
 import type { Drafter } from './draft/drafter.ts';
 import { EagleHead } from './draft/eagle-head.ts';
 import { checkLookahead, type LookaheadOptions } from './draft/lookahead-options.ts';
+import { type DraftForwards, measureDraft, measureTarget } from './draft/measure-costs.ts';
 import { MedusaHeads } from './draft/medusa-heads.ts';
 import { createDrafter, DRAFTERS, type DrafterName } from './draft/registry.ts';
 import { type TreeOption, treePolicy } from './draft/tree-option.ts';
@@ -258,7 +259,7 @@ export class Engine implements Disposable {
       }
       const held = answer.end();
       if (held !== '') yield { text: held, tokens: [] };
-      return answer.result(drafter.budget?.target.at(1));
+      return answer.result(drafter.budget?.target);
     } finally {
       this.#busy = false;
     }
@@ -386,13 +387,15 @@ class Answer {
     return rest;
   }
 
-  result(plainRoundMs: number | undefined): TextResult {
+  /** @param costs of the target, where they are known. */
+  result(costs: ForwardCost | undefined): TextResult {
+    const meanContext = this.#promptIds.length + this.#newIds.length / 2;
     return {
       text: this.#text,
       promptIds: this.#promptIds,
       newIds: this.#newIds,
       stopReason: this.stopReason ?? 'abort',
-      stats: this.#collector.stats(plainRoundMs),
+      stats: this.#collector.stats(costs?.plain(meanContext)),
     };
   }
 }

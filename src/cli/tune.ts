@@ -60,7 +60,7 @@ async function tune(flags: Flags): Promise<void> {
   const { drafter, budget } = tuned;
   const measured = { target: budget.target.curve(), draft: budget.draft.curve() };
   const ran = await decode(engine, tuned, questions, flags);
-  const sizes = speedupsBySize(budget);
+  const sizes = speedupsBySize(budget, ran.context);
   const expected = budget.expectedSpeedup;
   const best = sizes.reduce((a, b) => (b.speedup > a.speedup ? b : a));
   if (flags.svg !== undefined) writeFileSync(flags.svg, draw(sizes, best, tuned));
@@ -90,6 +90,8 @@ interface Ran {
   readonly treeSize: number;
   /** Of all rounds, those with drafts. */
   readonly draftedShare: number;
+  /** Tokens before a round's root, mean. */
+  readonly context: number;
   /** Of the time of a round that drafting takes, the tree's growth included. */
   readonly draftShare: number;
 }
@@ -105,14 +107,21 @@ async function decode(
   { maxTokens, temperature }: Flags,
 ): Promise<Ran> {
   const plain = { tokens: 0, rounds: 0, drafted: 0, nodes: 0, ms: 0, draftMs: 0 };
+  let context = 0;
   const drafted = { ...plain };
   const plainly: TextOptions = {
     drafter: 'none',
-    onRound: ({ times }) => void budget.target.learn(1, times.verify),
+    onRound: ({ times, committed }) => void budget.target.learn(1, times.verify, committed),
+  };
+  const withDrafts: TextOptions = {
+    drafter,
+    onRound: ({ committed }) => {
+      context += committed;
+    },
   };
   const turns = [
     { sum: plain, options: plainly },
-    { sum: drafted, options: { drafter } },
+    { sum: drafted, options: withDrafts },
   ];
   using progress = new ProgressBar('questions', questions.length);
   for (const [i, { messages }] of questions.entries()) {
@@ -134,24 +143,27 @@ async function decode(
     acceptanceLength: drafted.tokens / drafted.rounds,
     treeSize: drafted.nodes / drafted.rounds,
     draftedShare: drafted.drafted / drafted.rounds,
+    context: context / drafted.rounds,
     draftShare: drafted.draftMs / drafted.ms,
   };
 }
 
-function speedupsBySize(budget: TreeBudget): readonly Size[] {
+/** @param context of the forwards. */
+function speedupsBySize(budget: TreeBudget, context: number): readonly Size[] {
   const { target, draftMs } = budget;
-  const plainMs = target.at(1);
+  const plainMs = target.plain(context);
   return Array.from({ length: MOST_NODES }, (_, i) => {
     const nodes = i + 1;
     const tokens = budget.tokensOf(nodes);
-    const ms = target.at(nodes) + (nodes === 1 ? 0 : draftMs);
-    return { nodes, targetMs: target.at(nodes), tokens, speedup: (tokens * plainMs) / ms };
+    const targetMs = nodes === 1 ? plainMs : target.at(nodes, context);
+    const ms = targetMs + (nodes === 1 ? 0 : draftMs);
+    return { nodes, targetMs, tokens, speedup: (tokens * plainMs) / ms };
   });
 }
 
 function describe(engine: Engine, { drafter, budget }: Tuned, sizes: readonly Size[], best: Size, ran: Ran): string {
   const { isa, threads } = engine.kernels;
-  const plainMs = sizes[0]!.targetMs;
+  const plainMs = budget.target.plain(ran.context);
   const shown = sizes.filter(({ nodes }) => [1, 2, 3, 4, 6, 8, 12, 16, 24, 32].includes(nodes) || nodes === best.nodes);
   const table = formatTable(
     ['nodes', 'ms a forward', 'of one row', 'tokens a round', 'speedup'],
@@ -165,7 +177,7 @@ function describe(engine: Engine, { drafter, budget }: Tuned, sizes: readonly Si
   );
   return `${isa} · ${threads} threads · drafter ${drafter}
 
-A forward of the target over one row takes ${plainMs.toFixed(2)} ms, over eight rows ${(sizes[7]!.targetMs / plainMs).toFixed(2)} times that.
+A forward of the target over one row takes ${plainMs.toFixed(2)} ms behind ${ran.context.toFixed(0)} tokens, over eight rows ${(sizes[7]!.targetMs / plainMs).toFixed(2)} times that.
 ${budget.isFree ? 'Guesses take no forward of their own, only rows of the target.' : `Forwards of the drafter take ${budget.draftMs.toFixed(2)} ms a round.`} Of rounds with drafts:
 
 ${table}

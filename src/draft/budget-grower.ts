@@ -107,7 +107,8 @@ export class BudgetGrower implements TreeGrower {
     this.#nodes = new Int32Array(candidates);
   }
 
-  start(root: number, maxDepth: number, rows: number): boolean {
+  start(root: number, context: number, maxDepth: number, rows: number): boolean {
+    this.budget.begin(context);
     this.#tree.tokens[0] = root;
     this.#tree.size = 1;
     this.#count = 0;

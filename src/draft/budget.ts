@@ -28,6 +28,12 @@ const TOLERANCE = 0.02;
 /** Drafts that take less cost nothing. */
 const NEGLIGIBLE_MS = 1e-6;
 const SHORTEST_PAUSE = 8;
+/**
+ * Where drafting goes on and on, nothing is seen of plain decoding, to which it is compared: after so many forwards of the target a few rounds
+ * are plain. Were drafting twice as fast, they would cost 1.5 % of the time.
+ */
+const PLAIN_KNOWN_FOR = 256;
+const PLAIN_LOOK = 8;
 /** A trial costs about a plain round; in 256 that is nothing. */
 const LONGEST_PAUSE = 256;
 
@@ -53,9 +59,11 @@ export class TreeBudget {
   #promisedByChosen = 0;
   #accepted = 0;
 
-  // Sums that fade with RATE_ROUNDS.
+  /** Tokens before the round's root. */
+  #context = 0;
+  // Sums that fade with RATE_ROUNDS: the time is counted in plain rounds, for texts of any length.
   #tokens: number;
-  #ms: number;
+  #plainRoundsWorth: number;
   // Of rounds with drafts: tokens won over plain decoding in the same time, and rounds; fading with TRIAL_ROUNDS.
   #won = 0;
   #trials = 0;
@@ -69,12 +77,27 @@ export class TreeBudget {
     this.draft = draft;
     // A few plain rounds: until something better is reached, time is worth what plain decoding makes of it.
     this.#tokens = 4;
-    this.#ms = 4 * this.target.at(1);
+    this.#plainRoundsWorth = 4;
+  }
+
+  /** A round begins. @param context tokens before its root. */
+  begin(context: number): void {
+    this.#context = context;
+  }
+
+  /** Milliseconds of the target's forward in this round, if its tree has so many nodes. */
+  forwardMs(nodes: number): number {
+    return this.target.at(nodes, this.#context);
+  }
+
+  /** Milliseconds of a round of plain decoding, were it this far. */
+  get plainMs(): number {
+    return this.target.plain(this.#context);
   }
 
   /** What a millisecond is worth, in tokens. */
   get price(): number {
-    return Math.max(this.#tokens / this.#ms, 1 / this.target.at(1));
+    return Math.max(this.#tokens / this.#plainRoundsWorth, 1) / this.plainMs;
   }
 
   /**
@@ -101,6 +124,8 @@ export class TreeBudget {
 
   /** Whether the next round shall have drafts; asked once a round. */
   wantsDrafts(): boolean {
+    if (this.#plainRounds === 0 && !this.isFree && this.target.sincePlain > PLAIN_KNOWN_FOR)
+      this.#plainRounds = PLAIN_LOOK;
     if (this.#plainRounds === 0) return true;
     this.#plainRounds--;
     return false;
@@ -119,8 +144,8 @@ export class TreeBudget {
     worth: number,
     draftMs: number,
   ): number {
-    const { price, target } = this;
-    let most = -price * target.at(1);
+    const { price } = this;
+    let most = -price * this.forwardMs(1);
     let drafts = 0;
     let known = 0;
     let hoped = 0;
@@ -130,17 +155,17 @@ export class TreeBudget {
       if (next >= hope) known++;
       else hoped++;
       drafts += Math.max(next, hope);
-      most = Math.max(most, drafts - price * target.at(nodes));
+      most = Math.max(most, drafts - price * this.forwardMs(nodes));
     }
     return most - price * draftMs;
   }
 
   /** Nodes, root included, of the tree worth most. @param reach chances to stand of `count` candidates, likeliest first. */
   treeSize(reach: Float64Array, order: Int32Array, count: number): number {
-    const { price, target } = this;
+    const { price } = this;
     const promised = this.#promised;
     let size = 1;
-    let most = -price * target.at(1);
+    let most = -price * this.forwardMs(1);
     let drafts = 0;
     this.#promises++;
     this.#chosen = true;
@@ -148,7 +173,7 @@ export class TreeBudget {
     for (let nodes = 2; nodes <= MOST_NODES; nodes++) {
       if (nodes <= count + 1) drafts += reach[order[nodes - 2]!]!;
       promised[nodes] = promised[nodes]! + (drafts - promised[nodes]!) / this.#promises;
-      const worth = drafts - price * target.at(nodes);
+      const worth = drafts - price * this.forwardMs(nodes);
       if (nodes > count + 1 || worth <= most) continue;
       most = worth;
       size = nodes;
@@ -169,16 +194,17 @@ export class TreeBudget {
    * it was not asked.
    */
   settle(tokens: number, nodes: number, forwardMs: number, draftMs: number | undefined): void {
-    this.#expectedMs += this.target.at(nodes) + this.#draftMs;
-    this.#plainMs += tokens * this.target.at(1);
+    this.#expectedMs += this.forwardMs(nodes) + this.#draftMs;
+    this.#plainMs += tokens * this.plainMs;
     this.#draftMs = 0;
     this.#settlePromise(tokens, draftMs ?? 0);
-    const ms = this.target.learn(nodes, forwardMs) + (draftMs ?? 0);
+    const ms = this.target.learn(nodes, forwardMs, this.#context) + (draftMs ?? 0);
+    const plainRoundsWorth = ms / this.plainMs;
     this.rounds++;
     this.#tokens += tokens - this.#tokens / RATE_ROUNDS;
-    this.#ms += ms - this.#ms / RATE_ROUNDS;
+    this.#plainRoundsWorth += plainRoundsWorth - this.#plainRoundsWorth / RATE_ROUNDS;
     if (draftMs === undefined) return;
-    const won = this.#won + tokens - ms / this.target.at(1) - this.#won / TRIAL_ROUNDS;
+    const won = this.#won + tokens - plainRoundsWorth - this.#won / TRIAL_ROUNDS;
     this.#won = Math.min(won, MOST_CREDIT);
     this.#trials += 1 - this.#trials / TRIAL_ROUNDS;
     this.#trialRounds++;

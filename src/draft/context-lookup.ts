@@ -21,6 +21,11 @@ export class ContextLookup {
     this.#text = new Int32Array(contextSize + 1);
   }
 
+  /** Tokens observed. */
+  get committed(): number {
+    return this.#committed;
+  }
+
   createCursor(): Cursor {
     return { state: EMPTY, length: 0 };
   }

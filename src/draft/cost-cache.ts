@@ -27,7 +27,7 @@ export interface CostKey {
 const FORWARDS_WORTH_KEEPING = 64;
 
 /** Of what a file says and how: one of another version is as good as none. */
-const FORMAT = 2;
+const FORMAT = 3;
 
 /** Of a file, or the files of a directory: changes when they are replaced. */
 export function fingerprint(file: string): string {
@@ -38,8 +38,9 @@ export function fingerprint(file: string): string {
   return files.map((file) => fingerprint(join(path, file))).join('\n');
 }
 
+const ms = z.number().nonnegative().max(1e6);
 const curve = z
-  .array(z.object({ rows: z.int().min(1).max(1024), ms: z.number().nonnegative().max(1e6) }))
+  .array(z.object({ rows: z.int().min(1).max(1024), ms, contextMs: ms.optional(), steadyMs: ms.optional() }))
   .min(1)
   .max(64)
   .refine((points) => points.every(({ rows }, i) => i === 0 || rows > points[i - 1]!.rows));

@@ -9,10 +9,10 @@ import { type KvCache, type KvSequence, sharedPrefix } from '../model/kv-cache.t
 import type { TargetModel } from '../model/target.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import type { TreeBudget } from './budget.ts';
-import { DRAFT_ROWS, type DraftForwards } from './costs.ts';
 import type { DraftSampling } from './draft-laws.ts';
 import type { Drafter } from './drafter.ts';
 import { LevelDrafting, LevelForwards, type LevelModel, levelExtras } from './level-drafting.ts';
+import { DRAFT_ROWS, type DraftForwards } from './measure-costs.ts';
 import type { DraftTree } from './tree.ts';
 import type { TreeGrower } from './tree-grower.ts';
 import { createGrower, type TreePolicy } from './tree-policy.ts';
@@ -81,7 +81,7 @@ export class DraftModelDrafter implements Drafter, LevelModel {
 
   propose(root: number, maxDepth: number): DraftTree {
     const rows = this.#canDraft ? this.#pending + 1 : 0;
-    if (!this.#levels.start(root, maxDepth, rows, this.#length)) return this.#levels.finish();
+    if (!this.#levels.start(root, this.#length, maxDepth, rows)) return this.#levels.finish();
     // A text that was resumed may bring more than observing leaves.
     while (this.#pending > PENDING_ROWS) this.#feedPending();
     this.#batch.append(this.#sequence, root, this.#fillPending(), true);

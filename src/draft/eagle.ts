@@ -7,11 +7,11 @@ import { type KvCache, type KvSequence, sharedPrefix } from '../model/kv-cache.t
 import type { TargetModel } from '../model/target.ts';
 import { copyRow, ScratchTensor, type Tensor } from '../tensor/tensor.ts';
 import type { TreeBudget } from './budget.ts';
-import { DRAFT_ROWS, type DraftForwards } from './costs.ts';
 import type { DraftSampling } from './draft-laws.ts';
 import type { Drafter } from './drafter.ts';
 import type { EagleHead } from './eagle-head.ts';
 import { LevelDrafting, LevelForwards, type LevelModel, levelExtras } from './level-drafting.ts';
+import { DRAFT_ROWS, type DraftForwards } from './measure-costs.ts';
 import type { DraftTree } from './tree.ts';
 import type { TreeGrower } from './tree-grower.ts';
 import { createGrower, type TreePolicy } from './tree-policy.ts';
@@ -84,8 +84,8 @@ export class EagleDrafter implements Drafter, LevelModel {
   }
 
   propose(root: number, maxDepth: number): DraftTree {
-    const position = this.#sequence.length + this.#pendingCount;
-    if (!this.#levels.start(root, maxDepth, this.#pendingCount, position)) return this.#levels.finish();
+    const context = this.#sequence.length + this.#pendingCount;
+    if (!this.#levels.start(root, context, maxDepth, this.#pendingCount)) return this.#levels.finish();
     this.#fillPending(this.#pendingCount, root, true);
     this.#pendingCount = 0;
     return this.#levels.grow();

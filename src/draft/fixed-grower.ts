@@ -53,7 +53,7 @@ export class FixedGrower implements TreeGrower {
     this.levelParents = new Int32Array(this.maxRows);
   }
 
-  start(root: number, maxDepth: number, _rows: number, drawn?: DraftLaws): boolean {
+  start(root: number, _context: number, maxDepth: number, _rows: number, drawn?: DraftLaws): boolean {
     this.#tree.tokens[0] = root;
     this.#tree.laws = drawn;
     this.#tree.size = 1;

@@ -94,7 +94,7 @@ export class DynamicGrower implements TreeGrower {
     this.#tree.parents[0] = -1;
   }
 
-  start(root: number, maxDepth: number): boolean {
+  start(root: number, _context: number, maxDepth: number): boolean {
     this.#tree.tokens[0] = root;
     this.#count = 0;
     this.#expansions = 0;

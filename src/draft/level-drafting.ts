@@ -7,9 +7,9 @@ import { ForwardBatch } from '../model/forward-batch.ts';
 import type { KvCache, KvSequence } from '../model/kv-cache.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { ChosenGuesses } from './chosen-guesses.ts';
-import { DRAFT_ROWS, type DraftForwards, fillFlat } from './costs.ts';
 import type { DraftLaws, DraftSampling } from './draft-laws.ts';
 import { DrawnGuesses } from './drawn-guesses.ts';
+import { DRAFT_ROWS, type DraftForwards, fillFlat } from './measure-costs.ts';
 import type { DraftTree } from './tree.ts';
 import type { Guesses, TreeGrower } from './tree-grower.ts';
 
@@ -78,11 +78,11 @@ export class LevelDrafting {
   }
 
   /**
-   * A new tree below the root, which stands at `position` of the text.
+   * A new tree below the root, which has `context` tokens before it.
    * @param rows that the model has to look at for the root's guesses. @returns false where none are wanted: `finish` is all.
    */
-  start(root: number, maxDepth: number, rows: number, position: number): boolean {
-    const wanted = this.#grower.start(root, maxDepth, rows, this.#startDrawing(position));
+  start(root: number, context: number, maxDepth: number, rows: number): boolean {
+    const wanted = this.#grower.start(root, context, maxDepth, rows, this.#startDrawing(context));
     return wanted && rows > 0 && maxDepth >= 1;
   }
 

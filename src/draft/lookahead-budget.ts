@@ -43,8 +43,9 @@ export class LookaheadBudget {
     this.#reach[0] = 1;
   }
 
-  /** Hangs the guesses that pay below the tree's root. */
-  plantGuesses(tree: PathTree, maxDepth: number): void {
+  /** Hangs the guesses that pay below the tree's root, which has `context` tokens before it. */
+  plantGuesses(tree: PathTree, context: number, maxDepth: number): void {
+    this.budget.begin(context);
     const root = tree.tokens[0]!;
     const candidates = this.#candidates;
     candidates.start(root);
@@ -92,20 +93,20 @@ export class LookaheadBudget {
 
   /** Whether the window shall be asked in this round. @param nodes of the tree without it. @param rows that it adds once its levels are filled. */
   wantsWindow(nodes: number, rows: number): boolean {
-    const { price, target } = this.budget;
-    this.#asked = this.#account.wants(price * (target.at(nodes + rows) - target.at(nodes)));
+    const { budget } = this;
+    this.#asked = this.#account.wants(budget.price * (budget.forwardMs(nodes + rows) - budget.forwardMs(nodes)));
     return this.#asked;
   }
 
   /** @param tree with the window, if that was asked; the rest as in `Drafter.settle`. */
   settle(tree: DraftTree, path: Int32Array, pathLength: number, bonus: number, forwardMs: number): void {
     const { budget } = this;
-    const { price, target } = budget;
     const known = this.#fromText.learn(tree, path, pathLength, bonus);
     this.#fromWindow.learn(tree, path, pathLength, bonus);
     // What the tree had beside the text's n-grams: rows of the window, and of n-grams that it found.
     const brought = pathLength - 1 - known;
-    this.#account.settle(brought - price * (target.at(tree.size) - target.at(this.#textNodes)), this.#asked);
+    const ms = budget.forwardMs(tree.size) - budget.forwardMs(this.#textNodes);
+    this.#account.settle(brought - budget.price * ms, this.#asked);
     budget.settle(pathLength, tree.size, forwardMs, 0);
   }
 }

@@ -95,7 +95,7 @@ export class LookaheadDrafter implements Drafter {
     if (this.#poolsText) this.#poolText();
     this.#tree.start(root);
     if (this.#budget === undefined) this.#plantGuesses(root, maxDepth);
-    else this.#budget.plantGuesses(this.#tree, maxDepth);
+    else this.#budget.plantGuesses(this.#tree, this.#committed, maxDepth);
     this.#asking = maxDepth >= window.depth && (this.#budget?.wantsWindow(this.#tree.size, window.rows) ?? true);
     if (this.#asking) window.plant(this.#tree);
     return this.#tree;

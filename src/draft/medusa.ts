@@ -7,10 +7,10 @@ import type { TargetModel } from '../model/target.ts';
 import { copyRow, ScratchTensor, type Tensor } from '../tensor/tensor.ts';
 import type { TreeBudget } from './budget.ts';
 import { ChosenGuesses } from './chosen-guesses.ts';
-import type { DraftForwards } from './costs.ts';
 import type { DraftLaws, DraftSampling } from './draft-laws.ts';
 import type { Drafter } from './drafter.ts';
 import { DrawnGuesses } from './drawn-guesses.ts';
+import type { DraftForwards } from './measure-costs.ts';
 import type { MedusaHeads } from './medusa-heads.ts';
 import { type DraftTree, depthOf } from './tree.ts';
 import type { Guesses, TreeGrower } from './tree-grower.ts';
@@ -79,7 +79,7 @@ export class MedusaDrafter implements Drafter {
   propose(root: number, maxDepth: number): DraftTree {
     const grower = this.#grower;
     const levels = Math.min(maxDepth, this.#levels);
-    const wanted = grower.start(root, levels, this.#known ? 1 : 0, this.#startDrawing());
+    const wanted = grower.start(root, this.#committed, levels, this.#known ? 1 : 0, this.#startDrawing());
     if (wanted && this.#known && levels > 0 && this.maxNodes > 1) {
       this.#guess(levels);
       for (let level = 0, rows = 1; rows > 0; level++) {

@@ -47,7 +47,7 @@ export class PromptLookupDrafter implements Drafter {
   propose(root: number, maxDepth: number): DraftTree {
     const grower = this.#grower;
     const known = this.#lookup.begin(root, this.#cursors[0]!);
-    if (!grower.start(root, maxDepth, 1) || maxDepth < 1 || !known) return grower.finish();
+    if (!grower.start(root, this.#lookup.committed, maxDepth, 1) || maxDepth < 1 || !known) return grower.finish();
     for (let rows = 1; rows > 0; ) {
       for (let row = 0; row < rows; row++) this.#guessAfter(row);
       rows = grower.grow(this.#guesses);

@@ -4,7 +4,7 @@
  */
 import type { TargetModel } from '../model/target.ts';
 import { type Grafter, MOST_GUESSES } from './budget-grower.ts';
-import { type DraftForwards, measureCosts, type TreeCosts } from './costs.ts';
+import type { TreeCosts } from './costs.ts';
 import { DraftModelDrafter, draftModelForwards } from './draft-model.ts';
 import type { Drafter } from './drafter.ts';
 import { EagleDrafter, eagleForwards } from './eagle.ts';
@@ -12,6 +12,7 @@ import type { EagleHead } from './eagle-head.ts';
 import { HybridDrafter } from './hybrid.ts';
 import { LookaheadDrafter } from './lookahead.ts';
 import { checkLookahead, DEFAULT_LOOKAHEAD, type LookaheadOptions } from './lookahead-options.ts';
+import { type DraftForwards, measureCosts } from './measure-costs.ts';
 import { MedusaDrafter, MedusaForwards } from './medusa.ts';
 import type { MedusaHeads } from './medusa-heads.ts';
 import { NoDrafter } from './none.ts';

@@ -29,11 +29,12 @@ export interface TreeGrower {
   readonly drawnRows?: Int32Array; // [maxNodes]
 
   /**
-   * A new tree. No node will be deeper than `maxDepth`, which is at least 1. `drawn` guesses come in the order of their draws.
+   * A new tree, below a root with `context` tokens before it. No node will be deeper than `maxDepth`, which is at least 1. `drawn` guesses
+   * come in the order of their draws.
    * @param rows that the head has to look at for the root's guesses: it sees the tokens of the round before for the first time.
    * @returns false where no guesses are wanted: the tree is the root.
    */
-  start(root: number, maxDepth: number, rows: number, drawn?: DraftLaws): boolean;
+  start(root: number, context: number, maxDepth: number, rows: number, drawn?: DraftLaws): boolean;
   /** Takes the guesses after the level's rows, at first after the root alone; returns the number of rows of the next level, 0 when grown. */
   grow(guesses: Guesses): number;
   /** Of the next level's rows. */

@@ -77,7 +77,7 @@ function decode(grower: TreeGrower, world: World, rounds: number, from = 0): Out
         }
       }
     };
-    if (grower.start(0, 64, pending)) {
+    if (grower.start(0, 0, 64, pending)) {
       clock += world.headMs(pending);
       guess(ROOT, 1);
       pending = 0;
@@ -189,8 +189,10 @@ describe('what is expected is what comes', () => {
     };
     const grower = auto(world);
     const { tokens, rounds, size } = decode(grower, world, 1200);
-    expect(size).toBe(8);
-    expect(grower.budget.tokensOf(8)).toBeCloseTo(tokens / rounds, 6);
+    // 5 looks at plain decoding, of 8 rounds each: after 64 rounds, and after 256 from the last round of each.
+    const looks = 5 * 8;
+    expect(size).toBe((8 * (rounds - looks) + looks) / rounds);
+    expect(grower.budget.tokensOf(8)).toBeCloseTo((tokens - looks) / (rounds - looks), 6);
     expect(grower.budget.tokensOf(1)).toBe(1);
     expect(grower.budget.tokensOf(2)).toBeLessThan(grower.budget.tokensOf(8));
   });
@@ -247,7 +249,7 @@ it('looks further for nothing where one forward makes the guesses of all levels'
   const nextRows = (once: boolean): number => {
     const dear = costsFrom({ target: curveOf(() => 10), draft: [{ rows: 1, ms: 50 }] });
     const grower = new BudgetGrower(new TreeBudget(dear), 1000, { once });
-    grower.start(0, 5, 1);
+    grower.start(0, 0, 5, 1);
     return grower.grow(guesses);
   };
   expect(nextRows(false)).toBe(0);
@@ -268,6 +270,32 @@ it('never pauses drafts that cost nothing', () => {
     paid.settle(1, wanted ? 4 : 1, wanted ? 15 : 10, wanted ? 1 : undefined);
   }
   expect(pauses).toBeGreaterThan(50);
+});
+
+it('looks at plain decoding now and then, which it is compared to', () => {
+  const world = { ...machine(16, 0.4), stands: honest };
+  const costs = costsOf(world);
+  const grower = new BudgetGrower(new TreeBudget(costs), 1000);
+  decode(grower, world, 2000);
+  expect(costs.target.sincePlain).toBeLessThanOrEqual(256);
+  const other = new BudgetGrower(new TreeBudget(costs), 1000); // has the same target: need not look again
+  const began = costs.target.sincePlain;
+  const { size } = decode(other, world, 200 - began, 2000);
+  expect(size).toBeGreaterThan(4);
+  expect(costs.target.sincePlain).toBe(200);
+});
+
+it('drafts less behind a long context, where rows cost more', () => {
+  const sizeBehind = (context: number): number => {
+    const target = curveOf((rows) => 5 + 0.1 * rows).map((point) => ({ ...point, contextMs: point.rows }));
+    const budget = new TreeBudget(costsFrom({ target, draft: [{ rows: 1, ms: 0.1 }] }));
+    budget.begin(context);
+    const reach = Float64Array.from({ length: 20 }, (_, i) => 0.6 * 0.7 ** i);
+    return budget.treeSize(reach, Int32Array.from(reach.keys()), reach.length);
+  };
+  expect(sizeBehind(0)).toBeGreaterThan(sizeBehind(500));
+  expect(sizeBehind(500)).toBeGreaterThan(sizeBehind(4000));
+  expect(sizeBehind(4000)).toBeGreaterThan(1); // the plain forward's attention costs more there too
 });
 
 it('decodes plainly where the head costs as much as the target', () => {
@@ -301,7 +329,7 @@ it('no tree is deeper than allowed, and none is larger than its candidates', () 
       tokens: new Int32Array(64).fill(1),
       logProbabilities: new Float64Array(64).fill(Math.log(0.12)),
     };
-    if (grower.start(0, maxDepth, 1)) while (grower.grow(guesses) > 0);
+    if (grower.start(0, 0, maxDepth, 1)) while (grower.grow(guesses) > 0);
     const { size, parents } = grower.finish();
     const depths = [0];
     for (let node = 1; node < size; node++) depths.push(depths[parents[node]!]! + 1);

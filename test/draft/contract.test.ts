@@ -326,7 +326,8 @@ describe('multi-round verification', () => {
       const first = write({ temperature: 3, seed: 1 });
       expect(first.stopReason).toBe('maxTokens');
       expect(write({ temperature: 3, seed: 2 }).ids).not.toEqual(first.ids);
-      expect(write({ temperature: 3, seed: 1 })).toEqual(first);
+      // How much of it was drafted is a budget's affair, and so the clock's.
+      expect(write({ temperature: 3, seed: 1 }).ids).toEqual(first.ids);
       expect(write({}).ids).toEqual(plain(target, promptOf(9), { maxTokens: 40 }).ids);
       // An end token ends the text where it stands, within a tree or not, and both caches with it.
       const end = first.ids[20]!;

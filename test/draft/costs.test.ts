@@ -3,18 +3,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { CostCache, type CostKey, KnownCosts } from '../../src/draft/cost-cache.ts';
-import {
-  type CostCurve,
-  costAt,
-  DRAFT_ROWS,
-  ForwardCost,
-  MOST_ROWS,
-  measureCosts,
-  measureDraft,
-  measureTarget,
-  TARGET_ROWS,
-} from '../../src/draft/costs.ts';
+import { type CostCurve, costAt, ForwardCost, MOST_ROWS } from '../../src/draft/costs.ts';
 import { eagleForwards } from '../../src/draft/eagle.ts';
+import { DRAFT_ROWS, measureCosts, measureDraft, measureTarget, TARGET_ROWS } from '../../src/draft/measure-costs.ts';
 import { createKernels } from '../../src/kernels/choose.ts';
 import { xorshift } from '../support/random.ts';
 import { tinyHead, tinyTarget } from '../support/tiny.ts';
@@ -43,6 +34,10 @@ it('measures the target and the head within a fraction of a second', () => {
     expect(curve[0]!.ms).toBeGreaterThan(0);
     expect(curve.every(({ ms }, i) => i === 0 || ms >= curve[i - 1]!.ms)).toBe(true);
   }
+  const contextMs = measured.target.map(({ contextMs }) => contextMs!);
+  expect(contextMs[0]).toBeGreaterThan(0);
+  expect(contextMs.at(-1)).toBeGreaterThan(contextMs[0]!); // 32 rows look back, not one
+  expect(measured.target[0]!.steadyMs).toBeLessThanOrEqual(measured.target[0]!.ms);
   const free = measureCosts(target, undefined).draft; // no forwards of its own
   expect(free.at(1) + free.at(MOST_ROWS)).toBeLessThan(1e-9);
   kernels.dispose();
@@ -56,7 +51,9 @@ describe('a curve that learns', () => {
 
   it('begins as measured', () => {
     const cost = new ForwardCost(flat);
-    expect(cost.curve()).toEqual(Array.from({ length: 32 }, (_, i) => ({ rows: i + 1, ms: 10 })));
+    expect(cost.curve()).toEqual(
+      Array.from({ length: 32 }, (_, i) => ({ rows: i + 1, ms: 10, contextMs: 0, ...(i === 0 && { steadyMs: 10 }) })),
+    );
     expect(cost.at(320)).toBe(100); // as `costAt`
     expect(cost.forwards).toBe(0);
   });
@@ -80,14 +77,56 @@ describe('a curve that learns', () => {
     for (let rows = 1; rows <= 12; rows++) expect(Math.abs(cost.at(rows) / truth(rows) - 1)).toBeLessThan(0.12);
   });
 
-  it('takes one interrupted forward for little', () => {
+  it('takes one interrupted forward for little, once it has seen some', () => {
     const cost = new ForwardCost(flat);
+    for (let i = 0; i < 32; i++) cost.learn(4, 10);
     cost.learn(4, 10_000);
     expect(cost.at(4)).toBeLessThan(11.5);
     for (let i = 0; i < 8; i++) cost.learn(4, 10);
     expect(cost.at(4)).toBeLessThan(10.6);
     cost.learn(4, 0);
     expect(cost.at(4)).toBeGreaterThan(9.3);
+  });
+
+  it('soon believes the first forwards more than a measurement at a busy moment', () => {
+    const cost = new ForwardCost(flat);
+    for (let i = 0; i < 8; i++) cost.learn(2, 6);
+    expect(cost.at(2)).toBeLessThan(7);
+    expect(cost.at(8)).toBeLessThan(9);
+  });
+
+  it('tells what context adds from what rows cost', () => {
+    const attention = [
+      { rows: 1, ms: 10, contextMs: 1 },
+      { rows: 9, ms: 12, contextMs: 5 },
+    ];
+    const cost = new ForwardCost(attention);
+    expect([cost.at(1), cost.at(1, 2000), cost.at(5, 2000), cost.at(9, 500)]).toEqual([10, 12, 17, 14.5]);
+    expect(cost.at(64, 1000)).toBeCloseTo(2 * cost.at(32, 1000), 9);
+    expect(cost.plain(2000)).toBe(12);
+    // A text with a long prompt, then one with none: neither teaches that the machine has another speed.
+    for (let i = 0; i < 100; i++) expect(cost.learn(5, 11 + 3 * 4, 4000)).toBeCloseTo(23, 9);
+    expect(cost.at(1)).toBeCloseTo(10, 9);
+    for (let i = 0; i < 400; i++) cost.learn(5, 2 * 23, 4000);
+    expect(cost.at(5)).toBeCloseTo(22, 1);
+    expect(cost.at(5, 4000)).toBeCloseTo(46, 1);
+  });
+
+  it('knows plain decoding apart, by forwards over one row that follow their like', () => {
+    const cost = new ForwardCost([{ rows: 1, ms: 10, steadyMs: 9 }]);
+    expect([cost.at(1), cost.plain()]).toEqual([10, 9]);
+    for (let i = 0; i < 20; i++) {
+      cost.learn(4, 40); // as measured: every row costs
+      cost.learn(1, 10);
+    }
+    expect([cost.at(1), cost.plain()]).toEqual([10, 9]);
+    expect(cost.sincePlain).toBe(4 * 40); // never yet
+    for (let i = 0; i < 40; i++) cost.learn(1, i < 2 ? 10 : 8);
+    expect(cost.plain()).toBeCloseTo(8, 1);
+    expect(cost.at(1)).toBeGreaterThan(9);
+    expect(cost.sincePlain).toBe(0);
+    cost.learn(2, 20);
+    expect(cost.sincePlain).toBe(1);
   });
 
   it('gets over a measurement that was wrong altogether', () => {
@@ -141,13 +180,14 @@ describe('costs of an earlier load', () => {
 
   it.each([
     ['no JSON', '{'],
-    ['another key', JSON.stringify({ format: 2, key: { ...key, threads: 3 }, curve })],
-    ['the format before, of two curves', JSON.stringify({ key, costs: { target: curve, draft: curve } })],
-    ['a format to come', JSON.stringify({ format: 3, key, curve })],
-    ['no points', JSON.stringify({ format: 2, key, curve: [] })],
-    ['rows that do not ascend', JSON.stringify({ format: 2, key, curve: [...curve].reverse() })],
-    ['time that runs backwards', JSON.stringify({ format: 2, key, curve: [{ rows: 1, ms: -1 }] })],
-    ['text for a number', JSON.stringify({ format: 2, key, curve: [{ rows: 1, ms: '1' }] })],
+    ['another key', JSON.stringify({ format: 3, key: { ...key, threads: 3 }, curve })],
+    ['the first format, of two curves', JSON.stringify({ key, costs: { target: curve, draft: curve } })],
+    ['the format before, without context', JSON.stringify({ format: 2, key, curve })],
+    ['a format to come', JSON.stringify({ format: 4, key, curve })],
+    ['no points', JSON.stringify({ format: 3, key, curve: [] })],
+    ['rows that do not ascend', JSON.stringify({ format: 3, key, curve: [...curve].reverse() })],
+    ['time that runs backwards', JSON.stringify({ format: 3, key, curve: [{ rows: 1, ms: -1 }] })],
+    ['text for a number', JSON.stringify({ format: 3, key, curve: [{ rows: 1, ms: '1' }] })],
   ])('%s is as good as nothing', (_, text) => {
     const cache = new CostCache(directory, key);
     cache.write(curve);
@@ -186,7 +226,7 @@ describe('costs of an earlier load', () => {
       decode(63);
       expect([kept('target'), kept('head')]).toEqual([80, 80]);
       decode(64);
-      expect(kept('target')).toBeLessThan(20); // measured at a busy moment
+      expect(kept('target')).toBeLessThan(40); // measured at a busy moment; plain forwards say what those between larger ones take by halves only
       expect(kept('head')).toBe(80);
     });
   });

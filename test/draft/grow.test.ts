@@ -89,7 +89,7 @@ describe('selection alone', () => {
     for (const { candidates, draft_tokens, parents } of rounds) {
       if (candidates === undefined) continue;
       const { scores, tokens, frontier_block_index } = candidates;
-      grower.start(draft_tokens[0]!, depth + 1);
+      grower.start(draft_tokens[0]!, 0, depth + 1);
       const level = (first: number, rows: number, parentScores: readonly number[]) => ({
         tokens: Int32Array.from(tokens.slice(first, first + rows * k)),
         logProbabilities: Float64Array.from({ length: rows * k }, (_, i) => {
@@ -134,7 +134,7 @@ describe('selection alone', () => {
             // Names instead of tokens: every candidate has its own.
             const all: { token: number; parent: number; score: number; depth: number }[] = [];
             let frontier = [{ token: 0, score: 0, depth: 0 }];
-            grower.start(0, maxDepth);
+            grower.start(0, 0, maxDepth);
             for (let level = 0; ; level++) {
               const found: typeof all = [];
               const logProbabilities = new Float64Array(frontier.length * topK);

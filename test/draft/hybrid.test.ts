@@ -35,7 +35,7 @@ describe('a grafted guess', () => {
   };
   const grow = (grafter: (grower: BudgetGrower) => void): { grower: BudgetGrower; tree: DraftTree } => {
     const grower = new BudgetGrower(new TreeBudget(cheap()), vocabSize, { grafter });
-    grower.start(1, 6, 1);
+    grower.start(1, 0, 6, 1);
     for (let rows = grower.grow(guesses); rows > 0; ) rows = 0;
     return { grower, tree: grower.finish() };
   };
@@ -82,7 +82,7 @@ describe('a grafted guess', () => {
       grafter: (self) => void reaches.push(self.reach(self.graft(ROOT, 20, Math.log(0.7))!)),
     });
     for (let round = 0; round < 50; round++) {
-      grower.start(1, 6, 0); // no head
+      grower.start(1, 0, 6, 0); // no head
       const { size } = grower.finish();
       const stands = size > 1 && bonus === 20;
       grower.settle(Int32Array.of(0, 1), stands ? 2 : 1, stands ? 3 : bonus, 10);

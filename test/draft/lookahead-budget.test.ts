@@ -337,7 +337,7 @@ describe('guesses of a pool', () => {
     const window = poolOf([[1, 4, 8], [1, 6, 7]]); // biome-ignore format: a table
     const plantWith = (perRow: number): string[] => {
       const tree = rooted();
-      new LookaheadBudget(costsOf(machine(perRow)), options, text, window).plantGuesses(tree, 9);
+      new LookaheadBudget(costsOf(machine(perRow)), options, text, window).plantGuesses(tree, 0, 9);
       return Array.from({ length: tree.size }, (_, i) => `${tree.tokens[i]}<${tree.parents[i]}`);
     };
     expect(plantWith(0)).toEqual(['1<-1', '4<0', '5<1', '2<0', '3<3', '6<0', '7<5', '8<1']);
@@ -351,7 +351,7 @@ describe('guesses of a pool', () => {
     const wantsWindow = (text: NgramPool, window: NgramPool): boolean => {
       const tree = rooted();
       const budget = new LookaheadBudget(costsOf(machine(0.1)), options, text, window);
-      budget.plantGuesses(tree, 9);
+      budget.plantGuesses(tree, 0, 9);
       expect(tree.size).toBe(3);
       budget.settle(tree, Int32Array.of(0), 1, 9, machine(0.1)(3));
       return budget.wantsWindow(1, 19);
