@@ -33,8 +33,6 @@ export type Grafter = (grower: BudgetGrower) => void;
 
 export interface BudgetGrowerOptions {
   readonly grafter?: Grafter;
-  /** The drafter's first forward makes the guesses of all levels: looking further takes no time. */
-  readonly once?: boolean;
 }
 
 export class BudgetGrower implements TreeGrower {
@@ -45,7 +43,6 @@ export class BudgetGrower implements TreeGrower {
   readonly levelTokens = new Int32Array(MOST_ROWS);
   readonly levelParents = new Int32Array(MOST_ROWS);
   readonly budget: TreeBudget;
-  readonly #once: boolean;
 
   // Candidates in the order they are found, the first #count.
   readonly #tokens: Int32Array;
@@ -85,9 +82,8 @@ export class BudgetGrower implements TreeGrower {
   };
 
   /** @param vocabSize of the drafter: it has no more guesses after a node. */
-  constructor(budget: TreeBudget, vocabSize: number, { grafter, once = false }: BudgetGrowerOptions = {}) {
+  constructor(budget: TreeBudget, vocabSize: number, { grafter }: BudgetGrowerOptions = {}) {
     this.budget = budget;
-    this.#once = once;
     this.maxLevels = budget.isFree ? MOST_FREE_LEVELS : MOST_LEVELS;
     this.#worth = new Float64Array(this.maxLevels + 1).fill(FIRST_WORTH);
     this.branching = Math.min(MOST_GUESSES, vocabSize);
@@ -123,8 +119,7 @@ export class BudgetGrower implements TreeGrower {
 
   grow(guesses: Guesses): number {
     const first = this.#count;
-    if (first === 0 || !this.#once)
-      this.#draftMs += this.budget.learnDraft(this.#rows, performance.now() - this.#asked);
+    this.#draftMs += this.budget.learnDraft(this.#rows, performance.now() - this.#asked);
     if (first === 0) this.#addGuesses(guesses, 0, ROOT);
     else for (let row = 0; row < this.#rows; row++) this.#addGuesses(guesses, row, this.#frontier[row]!);
     const rows = this.#expansions < Math.min(this.maxLevels, this.#maxDepth - 1) ? this.#rowsWorthLookingAt(first) : 0;
@@ -210,7 +205,7 @@ export class BudgetGrower implements TreeGrower {
     let rows = 0;
     let highest = 0;
     for (let expanded = 0; expanded <= most; expanded++) {
-      const draftMs = expanded === 0 || this.#once ? 0 : budget.draft.at(expanded);
+      const draftMs = expanded === 0 ? 0 : budget.draft.at(expanded);
       const net = budget.netWorth(this.#reach, this.#order, ranked, this.#frontier, expanded, worth, draftMs);
       if (expanded > 0 && net <= highest) continue;
       highest = net;

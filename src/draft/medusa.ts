@@ -1,5 +1,5 @@
 /**
- * Medusa drafting (arXiv:2401.10774 §2.1): all heads look at the target's feature of the last token it has seen, once a round, and each
+ * Medusa drafting (arXiv:2401.10774 §2.1): every head looks at the target's feature of the last token it has seen, once a round at most, and
  * guesses for its own depth. So the guesses below a node are the same whatever the node says: child rank r at depth s is the r-th best
  * of head s - 1 (a Cartesian product, of which the tree keeps the likely part). There is no cache, and nothing to catch up with.
  */
@@ -24,6 +24,8 @@ export class MedusaDrafter implements Drafter {
   readonly #grower: TreeGrower;
   /** Heads that the tree has a level for. */
   readonly #levels: number;
+  /** Of one pass. A tree of settled shape wants all, and they read the LM head together; a budget asks for one more while that pays. */
+  readonly #headsTogether: number;
 
   /** Of the last committed row. Known once a row of the running text was observed. */
   readonly #feature = new ScratchTensor(); // [1, d]
@@ -31,6 +33,7 @@ export class MedusaDrafter implements Drafter {
   #committed = 0; // rows of the running text
 
   readonly #headGuesses: Guesses; // [levels, branching]
+  readonly #guessesFrom: readonly Guesses[]; // by head: the same from its row on
   readonly #guesses: Guesses; // [level's rows, branching]
   readonly #chosen: ChosenGuesses;
   /** What the running text asks for; undefined chooses the best guesses. */
@@ -55,8 +58,13 @@ export class MedusaDrafter implements Drafter {
     this.#grower = grower;
     this.maxNodes = grower.maxNodes;
     this.#levels = Math.min(heads.config.heads, maxLevels + 1);
+    this.#headsTogether = grower.budget === undefined ? this.#levels : 1;
     this.#feature.reshape(1, target.config.hiddenSize);
     this.#headGuesses = guessesOf(this.#levels, branching);
+    this.#guessesFrom = Array.from({ length: this.#levels }, (_, head) => ({
+      tokens: this.#headGuesses.tokens.subarray(head * branching),
+      logProbabilities: this.#headGuesses.logProbabilities.subarray(head * branching),
+    }));
     this.#guesses = guessesOf(maxRows, branching);
     this.#chosen = new ChosenGuesses(target.kernels, this.#levels, branching);
   }
@@ -81,8 +89,8 @@ export class MedusaDrafter implements Drafter {
     const levels = Math.min(maxDepth, this.#levels);
     const wanted = grower.start(root, this.#committed, levels, this.#known ? 1 : 0, this.#startDrawing());
     if (wanted && this.#known && levels > 0 && this.maxNodes > 1) {
-      this.#guess(levels);
-      for (let level = 0, rows = 1; rows > 0; level++) {
+      for (let level = 0, known = 0, rows = 1; rows > 0; level++) {
+        if (level === known) known += this.#guess(level, Math.min(this.#headsTogether, levels - level));
         this.#spread(level, rows);
         rows = grower.grow(this.#guesses);
       }
@@ -105,15 +113,17 @@ export class MedusaDrafter implements Drafter {
     return new DrawnGuesses(this.#target.kernels, vocabSize, this.#heads.targetIds, this.#levels, branching);
   }
 
-  /** The first `levels` heads' guesses. */
-  #guess(levels: number): void {
-    const logits = this.#heads.logits(this.#feature, levels);
-    if (this.#sampling === undefined) this.#chosen.choose(logits, levels, this.#headGuesses);
-    else this.#drawn!.draw(logits, levels, this.#headGuesses);
+  /** What `count` heads from `first` on guess. @returns how many. */
+  #guess(first: number, count: number): number {
+    const logits = this.#heads.logits(this.#feature, count, first);
+    const guesses = this.#guessesFrom[first]!;
+    if (this.#sampling === undefined) this.#chosen.choose(logits, count, guesses);
+    else this.#drawn!.draw(logits, count, guesses);
     const { targetIds } = this.#heads;
-    if (targetIds === undefined) return;
-    const { tokens } = this.#headGuesses;
-    for (let i = 0; i < levels * this.#grower.branching; i++) tokens[i] = targetIds[tokens[i]!]!;
+    const { tokens } = guesses;
+    if (targetIds !== undefined)
+      for (let i = 0; i < count * this.#grower.branching; i++) tokens[i] = targetIds[tokens[i]!]!;
+    return count;
   }
 
   /** One head's guesses after each row of a level. */
@@ -145,7 +155,7 @@ const guessesOf = (rows: number, branching: number): Guesses => ({
   logProbabilities: new Float64Array(rows * branching),
 });
 
-/** One pass of all heads with the choice of the best guesses, to be timed: it takes as long for a tree of any size. */
+/** One head with the choice of its best guesses, to be timed: it takes as long for a level of any size. */
 export class MedusaForwards implements DraftForwards {
   readonly #heads: MedusaHeads;
   readonly #feature = new ScratchTensor();
@@ -157,13 +167,12 @@ export class MedusaForwards implements DraftForwards {
     const branching = Math.min(guesses, heads.draftVocabSize);
     this.#heads = heads;
     this.#feature.reshape(1, target.config.hiddenSize);
-    this.#chosen = new ChosenGuesses(target.kernels, heads.config.heads, branching);
-    this.#guesses = guessesOf(heads.config.heads, branching);
+    this.#chosen = new ChosenGuesses(target.kernels, 1, branching);
+    this.#guesses = guessesOf(1, branching);
   }
 
   forward(): void {
-    const { heads } = this.#heads.config;
-    this.#chosen.choose(this.#heads.logits(this.#feature, heads), heads, this.#guesses);
+    this.#chosen.choose(this.#heads.logits(this.#feature, 1), 1, this.#guesses);
   }
 
   [Symbol.dispose](): void {}

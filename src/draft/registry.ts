@@ -128,7 +128,7 @@ function makeMedusa(parts: DrafterParts): Drafter | undefined {
   const heads = openMedusa();
   try {
     const policy = policyOf('medusa', parts, () => new MedusaForwards(target, heads, MOST_GUESSES));
-    return new MedusaDrafter(target, heads, policy.kind === 'auto' ? { ...policy, once: true } : policy);
+    return new MedusaDrafter(target, heads, policy);
   } catch (error) {
     heads[Symbol.dispose]();
     throw error;

@@ -244,18 +244,6 @@ describe('a head that is never right, and sure of it', () => {
   });
 });
 
-it('looks further for nothing where one forward makes the guesses of all levels', () => {
-  const guesses = { tokens: Int32Array.of(1, 2, 3, 4, 5), logProbabilities: new Float64Array(5).fill(Math.log(0.2)) };
-  const nextRows = (once: boolean): number => {
-    const dear = costsFrom({ target: curveOf(() => 10), draft: [{ rows: 1, ms: 50 }] });
-    const grower = new BudgetGrower(new TreeBudget(dear), 1000, { once });
-    grower.start(0, 0, 5, 1);
-    return grower.grow(guesses);
-  };
-  expect(nextRows(false)).toBe(0);
-  expect(nextRows(true)).toBeGreaterThan(0);
-});
-
 it('never pauses drafts that cost nothing', () => {
   const budget = new TreeBudget(costsFrom({ target: [{ rows: 1, ms: 10 }], draft: [{ rows: 1, ms: 0 }] }));
   for (let round = 0; round < 100; round++) {
