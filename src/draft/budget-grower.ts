@@ -8,6 +8,7 @@ import { Calibration } from './calibration.ts';
 import { plantBest, selectBest } from './select.ts';
 import type { DraftTree } from './tree.ts';
 import type { Guesses, TreeGrower } from './tree-grower.ts';
+import { Trust } from './trust.ts';
 
 /** Guesses after a node: those of the starter head below the fourth rank stand in fewer than one of twenty cases, and finding them takes time. */
 export const MOST_GUESSES = 5;
@@ -60,6 +61,10 @@ export class BudgetGrower implements TreeGrower {
   readonly #graftBeliefs: Float64Array;
   #graftCount = 0;
   readonly #graftCalibration = new Calibration();
+  /** In guesses that the head did not have. */
+  readonly #graftTrust = new Trust();
+  #trusted = 1; // of them, in this round
+  #headCount = 0; // candidates before them
 
   readonly #frontier = new Int32Array(MOST_ROWS); // candidates that the head was last asked to look at
   #rows = 0;
@@ -186,7 +191,9 @@ export class BudgetGrower implements TreeGrower {
     this.#graftParents[this.#graftCount] = parent;
     this.#graftTokens[this.#graftCount] = token;
     this.#graftBeliefs[this.#graftCount++] = logProbability;
-    const reach = this.reach(parent) * this.#graftCalibration.probability(logProbability, depth);
+    const believed = this.#graftCalibration.probability(logProbability, depth);
+    // Once a path: below the first such guess all stands on it.
+    const reach = this.reach(parent) * believed * (parent < this.#headCount ? this.#trusted : 1);
     for (let candidate = 0; candidate < this.#count; candidate++) {
       if (this.#parents[candidate] !== parent || this.#tokens[candidate] !== token) continue;
       this.#reach[candidate] = Math.max(this.#reach[candidate]!, reach);
@@ -223,6 +230,8 @@ export class BudgetGrower implements TreeGrower {
 
   finish(): DraftTree {
     const tree = this.#tree;
+    this.#headCount = this.#count;
+    this.#trusted = this.#graftTrust.share;
     this.#grafter?.(this);
     if (this.#count === 0) return tree;
     const nodes = this.#nodes;
@@ -240,6 +249,7 @@ export class BudgetGrower implements TreeGrower {
     const { size, tokens } = this.#tree;
     budget.settle(pathLength, size, forwardMs, this.#asksHead ? this.#draftMs : undefined);
     this.#settleGrafts(path, pathLength, bonus);
+    this.#settleGraftTrust(path, pathLength);
     if (!this.#asksHead) return;
     for (let i = 0; i < pathLength; i++) {
       const first = i === 0 ? 0 : this.#guesses[this.#candidates[path[i]!]!]!;
@@ -248,6 +258,20 @@ export class BudgetGrower implements TreeGrower {
       for (let guess = first; guess < first + this.branching; guess++)
         budget.calibration.learn(this.#logProbabilities[guess]!, i + 1, this.#tokens[guess] === token);
     }
+  }
+
+  #settleGraftTrust(path: Int32Array, pathLength: number): void {
+    let promised = 0;
+    let came = 0;
+    for (let node = 1, at = 1; node < this.#tree.size; node++) {
+      const stands = at < pathLength && path[at] === node;
+      if (stands) at++;
+      const candidate = this.#candidates[node]!;
+      if (candidate < this.#headCount) continue;
+      promised += this.#reach[candidate]! / this.#trusted;
+      if (stands) came++;
+    }
+    if (promised > 0) this.#graftTrust.learn(promised, came);
   }
 
   #settleGrafts(path: Int32Array, pathLength: number, bonus: number): void {

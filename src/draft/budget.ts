@@ -10,6 +10,7 @@
  */
 import { Calibration } from './calibration.ts';
 import { type ForwardCost, MOST_ROWS, type TreeCosts } from './costs.ts';
+import { Trust } from './trust.ts';
 
 /** Nodes of the largest tree, root included: the largest size whose cost is measured. */
 export const MOST_NODES = MOST_ROWS;
@@ -43,6 +44,8 @@ export class TreeBudget {
   /** Shared by those whose drafters run the same model. */
   readonly draft: ForwardCost;
   readonly calibration = new Calibration();
+  /** In the chances of a whole tree. */
+  readonly #trust = new Trust();
   /** Rounds so far. */
   rounds = 0;
   /** Milliseconds that the drafter's forwards took in a round with drafts, mean of all; none where another source's guesses were all. */
@@ -145,6 +148,7 @@ export class TreeBudget {
     draftMs: number,
   ): number {
     const { price } = this;
+    const trust = this.#trust.share;
     let most = -price * this.forwardMs(1);
     let drafts = 0;
     let known = 0;
@@ -154,7 +158,7 @@ export class TreeBudget {
       const hope = hoped < expanded ? reach[frontier[hoped]!]! * worth : 0;
       if (next >= hope) known++;
       else hoped++;
-      drafts += Math.max(next, hope);
+      drafts += trust * Math.max(next, hope);
       most = Math.max(most, drafts - price * this.forwardMs(nodes));
     }
     return most - price * draftMs;
@@ -163,6 +167,7 @@ export class TreeBudget {
   /** Nodes, root included, of the tree worth most. @param reach chances to stand of `count` candidates, likeliest first. */
   treeSize(reach: Float64Array, order: Int32Array, count: number): number {
     const { price } = this;
+    const trust = this.#trust.share;
     const promised = this.#promised;
     let size = 1;
     let most = -price * this.forwardMs(1);
@@ -173,7 +178,7 @@ export class TreeBudget {
     for (let nodes = 2; nodes <= MOST_NODES; nodes++) {
       if (nodes <= count + 1) drafts += reach[order[nodes - 2]!]!;
       promised[nodes] = promised[nodes]! + (drafts - promised[nodes]!) / this.#promises;
-      const worth = drafts - price * this.forwardMs(nodes);
+      const worth = trust * drafts - price * this.forwardMs(nodes);
       if (nodes > count + 1 || worth <= most) continue;
       most = worth;
       size = nodes;
@@ -220,6 +225,7 @@ export class TreeBudget {
     this.draftMs += (draftMs - this.draftMs) / this.#promises;
     this.#promisedByChosen += this.#promise;
     this.#accepted += tokens - 1;
+    this.#trust.learn(this.#promise, tokens - 1);
   }
 
   #stop(): void {

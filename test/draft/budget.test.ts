@@ -3,7 +3,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { MOST_NODES, TreeBudget } from '../../src/draft/budget.ts';
 import { BudgetGrower } from '../../src/draft/budget-grower.ts';
 import { Calibration } from '../../src/draft/calibration.ts';
-import type { CostCurve, TreeCosts } from '../../src/draft/costs.ts';
+import { type CostCurve, FREE, type TreeCosts } from '../../src/draft/costs.ts';
 import { DynamicGrower } from '../../src/draft/grow.ts';
 import type { TreeGrower } from '../../src/draft/tree-grower.ts';
 import { costsFrom } from '../support/costs.ts';
@@ -271,6 +271,23 @@ it('looks at plain decoding now and then, which it is compared to', () => {
   const { size } = decode(other, world, 200 - began, 2000);
   expect(size).toBeGreaterThan(4);
   expect(costs.target.sincePlain).toBe(200);
+});
+
+it('counts on as much of what trees promise as came of it', () => {
+  const sizeAfter = (accepted: number): number => {
+    const costs = costsFrom({ target: curveOf((rows) => 5 + 0.5 * rows), draft: FREE });
+    const budget = new TreeBudget(costs);
+    const reach = Float64Array.from({ length: 20 }, (_, i) => 0.9 * 0.8 ** i);
+    const order = Int32Array.from(reach.keys());
+    let size = 0;
+    for (let round = 0; round < 200; round++) {
+      size = budget.treeSize(reach, order, reach.length);
+      budget.settle(1 + accepted, size, costs.target.at(size), 0);
+    }
+    return size;
+  };
+  expect(sizeAfter(0.5)).toBeLessThan(sizeAfter(1.5));
+  expect(sizeAfter(0.5)).toBeGreaterThan(1);
 });
 
 it('drafts less behind a long context, where rows cost more', () => {
