@@ -34,16 +34,14 @@ struct QueryBlock {
   float* output(int32_t q) const { return out + int64_t(q / group) * outStride + q % group * headDim; }
   // Of Q from `first` on, with one division for all.
   template <int Q>
-  void queries(int32_t first, const float** to) const {
-    for (int q = 0, row = first / group, head = first % group; q < Q; q++) {
-      to[q] = qkv + int64_t(row) * qkvStride + head * headDim;
-      if (++head == group) head = 0, row++;
-    }
-  }
+  void queries(int32_t first, const float** to) const { spread<Q>(qkv, qkvStride, first, to); }
   template <int Q>
-  void outputs(int32_t first, float** to) const {
+  void outputs(int32_t first, float** to) const { spread<Q>(out, outStride, first, to); }
+
+  template <int Q, class P>
+  void spread(P start, int32_t stride, int32_t first, P* to) const {
     for (int q = 0, row = first / group, head = first % group; q < Q; q++) {
-      to[q] = out + int64_t(row) * outStride + head * headDim;
+      to[q] = start + int64_t(row) * stride + head * headDim;
       if (++head == group) head = 0, row++;
     }
   }
