@@ -53,7 +53,7 @@ export class TreeBudget {
 
   // For reports. What all rounds should have taken, and what plain decoding should have for as many tokens; the drafter in the round that is drafted.
   #expectedMs = 0;
-  #plainMs = 0;
+  #plainTotalMs = 0;
   #draftMs = 0;
   // Of rounds with drafts: accepted guesses that the best tree of each size promised (mean), those of the chosen trees, and those that came.
   readonly #promised = new Float64Array(MOST_NODES + 1);
@@ -109,7 +109,7 @@ export class TreeBudget {
    * were known to cost when their tree was chosen. So it leaves out what else a round takes, and interruptions.
    */
   get expectedSpeedup(): number {
-    return this.#expectedMs === 0 ? 1 : this.#plainMs / this.#expectedMs;
+    return this.#expectedMs === 0 ? 1 : this.#plainTotalMs / this.#expectedMs;
   }
 
   /**
@@ -200,7 +200,7 @@ export class TreeBudget {
    */
   settle(tokens: number, nodes: number, forwardMs: number, draftMs: number | undefined): void {
     this.#expectedMs += this.forwardMs(nodes) + this.#draftMs;
-    this.#plainMs += tokens * this.plainMs;
+    this.#plainTotalMs += tokens * this.plainMs;
     this.#draftMs = 0;
     this.#settlePromise(tokens, draftMs ?? 0);
     const ms = this.target.learn(nodes, forwardMs, this.#context) + (draftMs ?? 0);
