@@ -158,7 +158,7 @@ void rmsNormBackward(float* dx, float* dWeight, const float* dy, const float* x,
       }
     }
   };
-  forRows(n, rows);
+  forRows(n, cols, rows);
   if (dWeight == nullptr) return;
   auto columns = [&](int chunk) {
     const int32_t at = chunk * 16, left = cols - at;
@@ -189,7 +189,7 @@ void swigluBackward(float* dx, const float* dy, const float* x, int32_t n, int32
       }
     }
   };
-  forRows(n, body);
+  forRows(n, cols, body);
 }
 
 // With t and l the rows' largest, a = e^(teacher - t) and b = e^(logits - l): the loss is Σ a·(l - logits) / Σ a + ln Σ b, two sums without
@@ -229,7 +229,7 @@ void softCrossEntropy(float* losses, float* dLogits, const float* logits, const 
       }
     }
   };
-  forRows(n, body);
+  forRows(n, cols, body);
 }
 
 // Attention. dP = dOut · Vᵀ and dq = dS · K want what the cache does not have, values transposed and keys by row: both are copied once,

@@ -197,21 +197,21 @@ inline int32_t passRows(int32_t n, int32_t row, int32_t most) {
 // NaN becomes -127, and so what overflows (127 / max|x| is infinite below 4e-37) stays a byte.
 inline V16i toByteRange(V16f x) { return toInt(min(max(x, set1(-127)), set1(127))); }
 
+constexpr int32_t kPieceInputs = 256;  // 8 kB of 8 rows
+
 // body(row, rows, first, end) for every pass and piece of its inputs. A piece is neighbouring inputs of all rows of a pass, not a row of
 // the pass: rows lie side by side, and two threads that write one cache line would wait for each other.
 template <class F>
-inline void forPieces(int32_t n, int32_t most, int32_t inputs, int32_t inputsOfPiece, F& body) {
-  const int32_t pieces = (inputs + inputsOfPiece - 1) / inputsOfPiece, passes = (n + most - 1) / most;
+inline void forPieces(int32_t n, int32_t most, int32_t cols, F& body) {
+  const int32_t pieces = (cols + kPieceInputs - 1) / kPieceInputs, passes = (n + most - 1) / most;
   auto piece = [&](int index) {
-    const int32_t row = index / pieces * most, first = index % pieces * inputsOfPiece;
-    body(row, passRows(n, row, most), first, first + inputsOfPiece < inputs ? first + inputsOfPiece : inputs);
+    const int32_t row = index / pieces * most, first = index % pieces * kPieceInputs;
+    body(row, passRows(n, row, most), first, first + kPieceInputs < cols ? first + kPieceInputs : cols);
   };
-  if (n <= kSerialRows)
+  if (n * int64_t(cols) <= kSerialElements)
     for (int index = 0; index < passes * pieces; index++) piece(index);
   else parallel(passes * pieces, piece);
 }
-
-constexpr int32_t kPieceInputs = 256;  // 8 kB of 8 rows
 
 // x as [pass][cols][R], where a pass has up to `most` rows.
 inline void interleavePasses(float* to, const float* x, int32_t cols, int32_t n, int32_t most) {
@@ -221,19 +221,39 @@ inline void interleavePasses(float* to, const float* x, int32_t cols, int32_t n,
     for (int32_t k = first; k < end; k++, out += rows)
       for (int32_t r = 0; r < rows; r++) out[r] = from[int64_t(r) * cols + k];
   };
-  forPieces(n, most, cols, kPieceInputs, interleave);
+  forPieces(n, most, cols, interleave);
 }
 
-// One row's block of 32 inputs (`left` of them are there) as int8: scale max|x|/127, rounded half to even. Returns their sum.
-inline int32_t quantise(const float* x, int32_t left, float& scale, V16i& low, V16i& high) {
-  const V16f a = loadUpTo16(x, left, 0);
-  const V16f b = left > 16 ? loadUpTo16(x + 16, left - 16, 0) : set1(0);
-  const float largest = foldMax(max(abs(a), abs(b)));
-  scale = largest / 127.0f;
-  const V16f inverse = set1(largest > 0 ? 127.0f / largest : 0);
-  low = toByteRange(mul(a, inverse));
-  high = toByteRange(mul(b, inverse));
-  return sum(add(low, high));
+constexpr int kRounded = 16;  // blocks rounded together: what there is one of per block fills a register
+
+// A block of 32 inputs, `left` of which are there.
+struct InputBlock {
+  const float* x;
+  int32_t left;
+  V16f low() const { return loadUpTo16(x, left, 0); }
+  V16f high() const { return left > 16 ? loadUpTo16(x + 16, left - 16, 0) : set1(0); }
+};
+
+// Up to kRounded blocks as int8: scale max|x|/127, rounded half to even. put(i, low, high) takes the integers of block i; `sums` are theirs.
+// Alone, a block would spend more on folding its maximum and its sum and on dividing than on all else.
+template <class Put>
+inline void roundBlocks(const InputBlock* blocks, int count, V16f& scales, V16i& sums, Put put) {
+  V16f largest[kRounded];
+  for (int i = 0; i < kRounded; i++) largest[i] = i < count ? max(abs(blocks[i].low()), abs(blocks[i].high())) : set1(0);
+  const V16f most = maxOfEach(largest), byteRange = set1(127);
+  scales = div(most, byteRange);
+  alignas(64) float inverses[kRounded];
+  store(inverses, zeroWhere(~greater(most, set1(0)), div(byteRange, most)));
+  V16i total[kRounded];
+  for (int i = 0; i < kRounded; i++) {
+    total[i] = set1i(0);
+    if (i >= count) continue;
+    const V16f inverse = set1(inverses[i]);
+    const V16i low = toByteRange(mul(blocks[i].low(), inverse)), high = toByteRange(mul(blocks[i].high(), inverse));
+    put(i, low, high);
+    total[i] = add(low, high);
+  }
+  sums = sumOfEach(total);
 }
 
 // x [n, cols] as the passes read it, in scratch memory (one f32 row needs no copy).
@@ -257,25 +277,34 @@ inline Inputs layOut(const float* x, const Matrix& w, int32_t n) {
   float* sums = scales + count;
   int32_t* starts = reinterpret_cast<int32_t*>(sums);
   auto lay = [=](int32_t row, int32_t rows, int32_t first, int32_t end) {
-    int64_t at = int64_t(row) * blocks + int64_t(first) * rows;
-    for (int32_t b = first; b < end; b++) {
-      const float* from = x + int64_t(row) * cols + b * kBlock;
-      for (int32_t r = 0; r < rows; r++, at++, from += cols) {
-        V16i low, high;
-        const int32_t total = quantise(from, cols - b * kBlock, scales[at], low, high);
-        if (bytes) {
-          storeQuads(quads + at * 8, low);
-          storeQuads(quads + at * 8 + 4, high);
-          starts[at] = -128 * total;
-        } else {
-          storeBytes(reinterpret_cast<int8_t*>(nibbleQuads + at * 8), low);
-          storeBytes(reinterpret_cast<int8_t*>(nibbleQuads + at * 8 + 4), high);
-          sums[at] = scales[at] * float(total);
-        }
+    const int32_t firstBlock = first / kBlock, endBlock = (end + kBlock - 1) / kBlock;
+    int64_t at = int64_t(row) * blocks + int64_t(firstBlock) * rows;
+    InputBlock next{x + int64_t(row) * cols + firstBlock * kBlock, cols - firstBlock * kBlock};
+    int32_t r = 0;
+    for (int32_t rest = (endBlock - firstBlock) * rows; rest > 0; rest -= kRounded, at += kRounded) {
+      const int count = rest < kRounded ? rest : kRounded;
+      InputBlock from[kRounded];
+      for (int i = 0; i < count; i++) {
+        from[i] = next;
+        next.x += cols;
+        if (++r < rows) continue;
+        r = 0;
+        next.x += kBlock - int64_t(rows) * cols;
+        next.left -= kBlock;
       }
+      V16f scale;
+      V16i sum;
+      roundBlocks(from, count, scale, sum, [=](int i, V16i low, V16i high) {
+        if (bytes) storeQuads(quads + (at + i) * 8, low, high);
+        else storeBytes(reinterpret_cast<int8_t*>(nibbleQuads + (at + i) * 8), low, high);
+      });
+      storeUpTo16(scales + at, scale, count);
+      const V16f total = toFloat(sum);
+      if (bytes) storeUpTo16(reinterpret_cast<float*>(starts + at), bitsAsFloat(toInt(mul(total, set1(-128)))), count);
+      else storeUpTo16(sums + at, mul(scale, total), count);
     }
   };
-  forPieces(n, most, blocks, kPieceInputs / kBlock, lay);
+  forPieces(n, most, cols, lay);
   in.quads = quads;
   in.nibbleQuads = nibbleQuads;
   in.scales = scales;

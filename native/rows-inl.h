@@ -2,14 +2,15 @@
 // floats) and compiled per instruction set inside its own anonymous namespace. Sums run over 16 lanes and are folded in one fixed
 // order, so a row's bits never depend on its neighbours.
 
-constexpr int kRowsPerChunk = 4;   // rows handed to a thread at a time
-constexpr int kSerialRows = 3;     // up to here, waking the pool costs more than the work
+constexpr int kRowsPerChunk = 4;           // rows handed to a thread at a time, fewer where they are long
+constexpr int32_t kSerialElements = 8192;  // up to here, handing out the work, and handing its results from core to core, costs more than the work
 
 template <class F>
-inline void forRows(int32_t n, F& body) {  // body(firstRow, endRow)
-  if (n <= kSerialRows) return body(0, n);
-  auto chunk = [&](int c) { body(c * kRowsPerChunk, n < (c + 1) * kRowsPerChunk ? n : (c + 1) * kRowsPerChunk); };
-  parallel((n + kRowsPerChunk - 1) / kRowsPerChunk, chunk);
+inline void forRows(int32_t n, int32_t cols, F& body) {  // body(firstRow, endRow)
+  const int32_t fit = kSerialElements / cols, rows = fit < 1 ? 1 : fit < kRowsPerChunk ? fit : kRowsPerChunk;
+  if (n <= fit || n <= rows) return body(0, n);
+  auto chunk = [&](int c) { body(c * rows, n < (c + 1) * rows ? n : (c + 1) * rows); };
+  parallel((n + rows - 1) / rows, chunk);
 }
 
 // Up to 16 of the floats that are left. Whole registers go the plain way: some machines (AMD's before Zen 4) store under a mask very slowly.
@@ -17,14 +18,6 @@ inline V16f loadUpTo16(const float* p, int32_t left, float fill) { return left >
 inline void storeUpTo16(float* p, V16f a, int32_t left) {
   if (left >= 16) store(p, a);
   else storeN(p, a, left);
-}
-
-inline float foldSum(V16f a) {
-  alignas(64) float v[16];
-  store(v, a);
-  for (int width = 8; width > 0; width /= 2)
-    for (int i = 0; i < width; i++) v[i] += v[i + width];
-  return v[0];
 }
 
 // e^x: x = n·ln 2 + r, |r| <= ln 2 / 2, Taylor to r^7 (remainder below 2^-26), ln 2 in two parts (Cody and Waite).
@@ -47,27 +40,38 @@ inline V16f exponential(V16f x) {
   return zeroWhere(vanishing, timesPow2(p, n));
 }
 
+// Sums of squares of R rows: one after another, each would wait for its own additions.
+template <int R>
+inline void sumSquares(const float* x, int32_t cols, float* to) {
+  V16f squares[R];
+  for (int r = 0; r < R; r++) squares[r] = set1(0);
+  for (int32_t i = 0; i < cols; i += 16)
+    for (int r = 0; r < R; r++) {
+      const V16f v = loadUpTo16(x + int64_t(r) * cols + i, cols - i, 0);
+      squares[r] = fma(v, v, squares[r]);
+    }
+  for (int r = 0; r < R; r++) to[r] = foldSum(squares[r]);
+}
+
 void rmsNorm(float* out, const float* x, const float* weight, int32_t n, int32_t cols, float eps) {
   auto body = [&](int32_t first, int32_t end) {
-    const int32_t whole = cols / 16 * 16, rest = cols - whole;
-    for (int32_t row = first; row < end; row++) {
+    for (int32_t row = first; row < end;) {
       const float* from = x + int64_t(row) * cols;
       float* to = out + int64_t(row) * cols;
-      V16f squares = set1(0);
-      for (int32_t i = 0; i < whole; i += 16) {
-        const V16f v = load(from + i);
-        squares = fma(v, v, squares);
+      float squares[kRowsPerChunk];
+      const int32_t rows = row + kRowsPerChunk <= end ? kRowsPerChunk : 1;
+      if (rows == 1) sumSquares<1>(from, cols, squares);
+      else sumSquares<kRowsPerChunk>(from, cols, squares);
+      for (int32_t r = 0; r < rows; r++, row++, from += cols, to += cols) {
+        const V16f scale = set1(1.0f / std::sqrt(squares[r] / float(cols) + eps));
+        for (int32_t i = 0; i < cols; i += 16) {
+          const int32_t left = cols - i;
+          storeUpTo16(to + i, mul(mul(loadUpTo16(from + i, left, 0), scale), loadUpTo16(weight + i, left, 0)), left);
+        }
       }
-      if (rest) {
-        const V16f v = loadN(from + whole, rest, 0);
-        squares = fma(v, v, squares);
-      }
-      const V16f scale = set1(1.0f / std::sqrt(foldSum(squares) / float(cols) + eps));
-      for (int32_t i = 0; i < whole; i += 16) store(to + i, mul(mul(load(from + i), scale), load(weight + i)));
-      if (rest) storeN(to + whole, mul(mul(loadN(from + whole, rest, 0), scale), loadN(weight + whole, rest, 0)), rest);
     }
   };
-  forRows(n, body);
+  forRows(n, cols, body);
 }
 
 void rope(float* x, int32_t stride, int32_t n, int32_t heads, int32_t headDim, const int32_t* positions, const float* cos, const float* sin) {
@@ -89,7 +93,7 @@ void rope(float* x, int32_t stride, int32_t n, int32_t heads, int32_t headDim, c
       }
     }
   };
-  forRows(n, body);
+  forRows(n, heads * headDim, body);
 }
 
 void swiglu(float* out, const float* x, int32_t n, int32_t cols) {
@@ -106,7 +110,7 @@ void swiglu(float* out, const float* x, int32_t n, int32_t cols) {
       }
     }
   };
-  forRows(n, body);
+  forRows(n, cols, body);
 }
 
 // softmax(x · factor) of `count` values in place, 16-lane partial sums; returns nothing, leaves probabilities.
@@ -137,7 +141,7 @@ void softmax(float* out, const float* x, int32_t n, int32_t cols, float inverseT
   auto body = [&](int32_t first, int32_t end) {
     for (int32_t row = first; row < end; row++) softmaxRow(out + int64_t(row) * cols, x + int64_t(row) * cols, cols, inverseTemperature);
   };
-  forRows(n, body);
+  forRows(n, cols, body);
 }
 
 void argmax(int32_t* out, const float* x, int32_t n, int32_t cols) {
@@ -161,7 +165,7 @@ void argmax(int32_t* out, const float* x, int32_t n, int32_t cols) {
       out[row] = at;
     }
   };
-  forRows(n, body);
+  forRows(n, cols, body);
 }
 
 void topK(int32_t* ids, float* values, const float* x, int32_t n, int32_t cols, int32_t k) {
@@ -192,7 +196,7 @@ void topK(int32_t* ids, float* values, const float* x, int32_t n, int32_t cols, 
       }
     }
   };
-  forRows(n, body);
+  forRows(n, cols, body);
 }
 
 double readAll(const float* data, int64_t count) {

@@ -56,6 +56,13 @@ inline float foldMax(V16f x) {
   r = _mm_max_ps(r, _mm_movehl_ps(r, r));
   return _mm_cvtss_f32(_mm_max_ss(r, _mm_movehdup_ps(r)));
 }
+// Lanes folded in halves, quarters and so on: in every table the same order.
+inline float foldSum(V16f x) {
+  const __m256 h = _mm256_add_ps(x.a, x.b);
+  __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+  q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+  return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
 inline uint32_t greater(V16f x, V16f y) {
   return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(x.a, y.a, _CMP_GT_OQ))) |
          uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(x.b, y.b, _CMP_GT_OQ))) << 8;
@@ -93,9 +100,15 @@ inline V16i add(V16i x, V16i y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add
 inline V16i set1i(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 inline V16f toFloat(V16i x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 inline V16i toInt(V16f x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
+inline V16f bitsAsFloat(V16i x) { return {_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)}; }
 inline void storeBytes(int8_t* p, V16i x) {
   const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+// 32 bytes of what fits them.
+inline void storeBytes(int8_t* p, V16i low, V16i high) {
+  storeBytes(p, low);
+  storeBytes(p + 16, high);
 }
 inline int32_t sum(V16i x) {
   const __m256i s = _mm256_add_epi32(x.a, x.b);
@@ -103,6 +116,19 @@ inline int32_t sum(V16i x) {
   r = _mm_add_epi32(r, _mm_shuffle_epi32(r, 0x4e));
   r = _mm_add_epi32(r, _mm_shuffle_epi32(r, 0xb1));
   return _mm_cvtsi128_si32(r);
+}
+
+// Lane i: of all lanes of v[i].
+inline V16f maxOfEach(const V16f* v) {
+  alignas(64) float each[16];
+  for (int i = 0; i < 16; i++) each[i] = foldMax(v[i]);
+  return load(each);
+}
+inline V16i sumOfEach(const V16i* v) {
+  alignas(64) int32_t each[16];
+  for (int i = 0; i < 16; i++) each[i] = sum(v[i]);
+  const __m256i* from = reinterpret_cast<const __m256i*>(each);
+  return {_mm256_load_si256(from), _mm256_load_si256(from + 1)};
 }
 
 inline V64b load64(const uint8_t* p) {
@@ -125,6 +151,10 @@ inline void storeQuads(Quad* to, V16i x) {
   const __m256i words = _mm256_packs_epi32(x.a, x.b);  // quads 0, 2, 1, 3
   const __m256i evenFirst = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(words, 0xd8), 0xd8);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permute4x64_epi64(evenFirst, 0xd8));
+}
+inline void storeQuads(Quad* to, V16i low, V16i high) {
+  storeQuads(to, low);
+  storeQuads(to + 4, high);
 }
 // A running sum stays one: the compiler would add products to each other first, which needs more registers than there are.
 inline void hold(__m256i& x) { asm("" : "+x"(x)); }

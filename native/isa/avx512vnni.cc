@@ -36,6 +36,13 @@ inline V16f max(V16f a, V16f b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline V16f min(V16f a, V16f b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline V16f abs(V16f a) { return {_mm512_abs_ps(a.v)}; }
 inline float foldMax(V16f a) { return _mm512_reduce_max_ps(a.v); }
+// Lanes folded in halves, quarters and so on: in every table the same order.
+inline float foldSum(V16f a) {
+  const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+  q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+  return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
 inline uint32_t greater(V16f a, V16f b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ); }
 inline V16f zeroWhere(uint32_t lanes, V16f a) { return {_mm512_maskz_mov_ps(__mmask16(~lanes), a.v)}; }
 inline V16f roundEven(V16f a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
@@ -50,15 +57,46 @@ inline V16i add(V16i a, V16i b) { return {_mm512_add_epi32(a.v, b.v)}; }
 inline V16i set1i(int32_t x) { return {_mm512_set1_epi32(x)}; }
 inline V16f toFloat(V16i a) { return {_mm512_cvtepi32_ps(a.v)}; }
 inline V16i toInt(V16f a) { return {_mm512_cvtps_epi32(a.v)}; }
-inline void storeBytes(int8_t* p, V16i a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(a.v)); }
-inline int32_t sum(V16i a) { return _mm512_reduce_add_epi32(a.v); }
+inline V16f bitsAsFloat(V16i a) { return {_mm512_castsi512_ps(a.v)}; }
+// 32 bytes of what fits them.
+inline void storeBytes(int8_t* p, V16i low, V16i high) {
+  const __m512i words = _mm512_packs_epi32(low.v, high.v), quads = _mm512_packs_epi16(words, words);  // of each quarter: four low, four high, again
+  const __m512i inOrder = _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 0, 0, 0, 0, 0, 0, 0), quads);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_castsi512_si256(inOrder));
+}
+
+// Lane i: all lanes of v[i] folded by `op`, in halves, quarters and so on. Fifteen operations for all sixteen.
+template <class Op>
+inline __m512 foldEach(const __m512* v, Op op) {
+  __m512 quarters[4];
+  for (int i = 0; i < 4; i++) {  // the quarters of v[i], v[4 + i], v[8 + i], v[12 + i], folded
+    const __m512 a = op(_mm512_shuffle_f32x4(v[i], v[4 + i], 0x44), _mm512_shuffle_f32x4(v[i], v[4 + i], 0xee));
+    const __m512 b = op(_mm512_shuffle_f32x4(v[8 + i], v[12 + i], 0x44), _mm512_shuffle_f32x4(v[8 + i], v[12 + i], 0xee));
+    quarters[i] = op(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+  }
+  const __m512 even = op(_mm512_unpacklo_ps(quarters[0], quarters[1]), _mm512_unpackhi_ps(quarters[0], quarters[1]));
+  const __m512 odd = op(_mm512_unpacklo_ps(quarters[2], quarters[3]), _mm512_unpackhi_ps(quarters[2], quarters[3]));
+  const __m512d e = _mm512_castps_pd(even), o = _mm512_castps_pd(odd);
+  return op(_mm512_castpd_ps(_mm512_unpacklo_pd(e, o)), _mm512_castpd_ps(_mm512_unpackhi_pd(e, o)));
+}
+inline V16f maxOfEach(const V16f* v) {
+  __m512 each[16];
+  for (int i = 0; i < 16; i++) each[i] = v[i].v;
+  return {foldEach(each, [](__m512 a, __m512 b) { return _mm512_max_ps(a, b); })};
+}
+inline V16i sumOfEach(const V16i* v) {
+  __m512 each[16];
+  for (int i = 0; i < 16; i++) each[i] = _mm512_castsi512_ps(v[i].v);
+  auto sum = [](__m512 a, __m512 b) { return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b))); };
+  return {_mm512_castps_si512(foldEach(each, sum))};
+}
 
 inline V64b load64(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 inline V64b lowNibbles(V64b a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
 inline V64b highNibbles(V64b a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
 
 using Quad = int32_t;  // four int8 inputs
-inline void storeQuads(Quad* to, V16i x) { storeBytes(reinterpret_cast<int8_t*>(to), x); }
+inline void storeQuads(Quad* to, V16i low, V16i high) { storeBytes(reinterpret_cast<int8_t*>(to), low, high); }
 inline void park(V16f&) {}  // registers suffice
 using Bytes = V64b;
 inline Bytes bytes(V64b w) { return w; }

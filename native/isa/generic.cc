@@ -45,6 +45,12 @@ inline float foldMax(V16f a) {
     if (a.v[i] > largest) largest = a.v[i];
   return largest;
 }
+// Lanes folded in halves, quarters and so on: in every table the same order.
+inline float foldSum(V16f a) {
+  for (int width = 8; width > 0; width /= 2)
+    for (int i = 0; i < width; i++) a.v[i] += a.v[i + width];
+  return a.v[0];
+}
 inline uint32_t greater(V16f a, V16f b) {
   uint32_t lanes = 0;
   for (int i = 0; i < 16; i++) lanes |= uint32_t(a.v[i] > b.v[i]) << i;
@@ -81,13 +87,22 @@ inline V16i toInt(V16f a) {
   for (int i = 0; i < 16; i++) r.v[i] = rounded.v[i] >= -2e9f && rounded.v[i] <= 2e9f ? int32_t(rounded.v[i]) : 0;
   return r;
 }
-inline void storeBytes(int8_t* p, V16i a) {
-  for (int i = 0; i < 16; i++) p[i] = int8_t(a.v[i]);
+inline V16f bitsAsFloat(V16i a) {
+  V16f r;
+  std::memcpy(r.v, a.v, sizeof r.v);
+  return r;
 }
-inline int32_t sum(V16i a) {
-  int32_t s = 0;
-  for (int i = 0; i < 16; i++) s += a.v[i];
-  return s;
+// 32 bytes of what fits them.
+inline void storeBytes(int8_t* p, V16i low, V16i high) {
+  for (int i = 0; i < 16; i++) p[i] = int8_t(low.v[i]), p[16 + i] = int8_t(high.v[i]);
+}
+// Lane i: of all lanes of v[i].
+inline V16f maxOfEach(const V16f* v) { EACH(foldMax(v[i])); }
+inline V16i sumOfEach(const V16i* v) {
+  V16i r = set1i(0);
+  for (int i = 0; i < 16; i++)
+    for (int lane = 0; lane < 16; lane++) r.v[i] += v[i].v[lane];
+  return r;
 }
 
 inline V64b load64(const uint8_t* p) {
@@ -105,7 +120,7 @@ inline V64b highNibbles(V64b a) {
 }
 
 using Quad = int32_t;  // four int8 inputs
-inline void storeQuads(Quad* to, V16i x) { storeBytes(reinterpret_cast<int8_t*>(to), x); }
+inline void storeQuads(Quad* to, V16i low, V16i high) { storeBytes(reinterpret_cast<int8_t*>(to), low, high); }
 inline void park(V16f&) {}  // registers suffice
 using Bytes = V64b;
 inline const Bytes& bytes(const V64b& w) { return w; }
