@@ -348,6 +348,17 @@ napi_value jsTopK(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
+napi_value jsRace(napi_env env, napi_callback_info info) {
+  Arguments a(env, info);
+  int32_t* ids = a.data<int32_t>();
+  float* times = a.data<float>();
+  const float* rates = a.data<float>();
+  const int32_t n = a.integer(), cols = a.integer(), k = a.integer();
+  const int32_t* key = a.data<int32_t>();
+  a.table->race(ids, times, rates, n, cols, k, key, a.data<int32_t>());
+  return nullptr;
+}
+
 napi_value jsTranspose(napi_env env, napi_callback_info info) {
   Arguments a(env, info);
   const Matrix out = a.matrix();
@@ -489,7 +500,7 @@ napi_value init(napi_env env, napi_value exports) {
     const struct { const char* name; napi_callback callback; } functions[] = {
         {"allocate", jsAllocate}, {"release", jsRelease}, {"setThreads", jsSetThreads}, {"pack", jsPack}, {"gatherRows", jsGatherRows},
         {"matmul", jsMatmul}, {"rmsNorm", jsRmsNorm}, {"rope", jsRope}, {"useLayout", jsUseLayout}, {"useKv", jsUseKv}, {"storeKv", jsStoreKv},
-        {"attention", jsAttention}, {"moveKv", jsMoveKv}, {"swiglu", jsSwiglu}, {"softmax", jsSoftmax}, {"argmax", jsArgmax}, {"topK", jsTopK},
+        {"attention", jsAttention}, {"moveKv", jsMoveKv}, {"swiglu", jsSwiglu}, {"softmax", jsSoftmax}, {"argmax", jsArgmax}, {"topK", jsTopK}, {"race", jsRace},
         {"transpose", jsTranspose}, {"accumulateOuter", jsAccumulateOuter}, {"scatterAddRows", jsScatterAddRows}, {"rmsNormBackward", jsRmsNormBackward},
         {"swigluBackward", jsSwigluBackward}, {"attentionBackward", jsAttentionBackward}, {"softCrossEntropy", jsSoftCrossEntropy},
         {"bandwidth", jsBandwidth}, {"fmaLimit", jsFmaLimit}};

@@ -54,6 +54,7 @@ struct Kernels {
   void (*softmax)(float* out, const float* x, int32_t n, int32_t cols, float inverseTemperature);
   void (*argmax)(int32_t* out, const float* x, int32_t n, int32_t cols);
   void (*topK)(int32_t* ids, float* values, const float* x, int32_t n, int32_t cols, int32_t k);
+  void (*race)(int32_t* ids, float* times, const float* rates, int32_t n, int32_t cols, int32_t k, const int32_t* key, const int32_t* labels);
   void (*transpose)(const Matrix& out, const Matrix& weight);
   void (*accumulateOuter)(const Matrix& gradient, const float* dy, const float* x, int32_t n);
   void (*scatterAddRows)(const Matrix& gradient, const int32_t* ids, const float* dy, int32_t count);

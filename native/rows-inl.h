@@ -199,6 +199,79 @@ void topK(int32_t* ids, float* values, const float* x, int32_t n, int32_t cols, 
   forRows(n, cols, body);
 }
 
+// An exponential race: in every row, column i arrives after an exponential time of rate rates[i]. Its number is that of its label, or of i:
+// 53 bits of a hash of label and key. The same integers everywhere, so every table runs the same race.
+
+inline uint32_t mixed(uint32_t x) {  // Murmur3's finaliser (Appleby, public domain)
+  x = (x ^ x >> 16) * 0x85ebca6bu;
+  x = (x ^ x >> 13) * 0xc2b2ae35u;
+  return x ^ x >> 16;
+}
+inline V16i mixed(V16i x) {
+  x = mulLow(flip(x, shiftRight<16>(x)), set1i(int32_t(0x85ebca6bu)));
+  x = mulLow(flip(x, shiftRight<13>(x)), set1i(int32_t(0xc2b2ae35u)));
+  return flip(x, shiftRight<16>(x));
+}
+
+// -ln(1 - v), v in (0, 1): its first 32 bits are `high`.
+inline double raceTime(uint32_t high, uint32_t label, const int32_t* key) {
+  const uint32_t low = mixed(mixed(label + uint32_t(key[1])) ^ uint32_t(key[0]));
+  return -std::log1p(-(double(high) * 2097152.0 + double(low >> 11) + 0.5) / 9007199254740992.0);
+}
+
+void race(int32_t* ids, float* times, const float* rates, int32_t n, int32_t cols, int32_t k, const int32_t* key, const int32_t* labels) {
+  alignas(64) int32_t firstLabels[16];
+  for (int i = 0; i < 16; i++) firstLabels[i] = i;
+  auto body = [&](int32_t first, int32_t end) {
+    double* best = static_cast<double*>(scratch(1, size_t(k) * sizeof(double)));
+    const V16i a = set1i(key[0]), b = set1i(key[1]);
+    // Who can still be among the first k: -ln(1 - v) >= v, and 24 bits of v are no more than v. The logarithm is for those few. Rounding of
+    // the product is allowed for.
+    const V16f unit = set1(1.0f / 16777216);
+    for (int32_t row = first; row < end; row++) {
+      const float* w = rates + int64_t(row) * cols;
+      int32_t* id = ids + int64_t(row) * k;
+      int32_t held = 0;
+      V16f last = set1(std::numeric_limits<float>::infinity());
+      for (int32_t i = 0; i < cols; i += 16) {
+        const int32_t left = cols - i;
+        alignas(64) int32_t label[16] = {0};
+        V16i l;
+        if (labels == nullptr) l = add(loadInts(firstLabels), set1i(i));
+        else if (left >= 16) l = loadInts(labels + i);
+        else {
+          for (int j = 0; j < left; j++) label[j] = labels[i + j];
+          l = loadInts(label);
+        }
+        const V16i high = mixed(add(mixed(flip(l, a)), b));
+        uint32_t lanes = greater(mul(loadUpTo16(w + i, left, 0), last), mul(toFloat(shiftRight<8>(high)), unit));
+        while (lanes != 0) {
+          const int32_t j = i + __builtin_ctz(lanes);
+          lanes &= lanes - 1;
+          const uint32_t name = labels == nullptr ? uint32_t(j) : uint32_t(labels[j]);
+          const double time = raceTime(mixed(mixed(name ^ uint32_t(key[0])) + uint32_t(key[1])), name, key) / double(w[j]);
+          if (held == k && !(time < best[k - 1])) continue;
+          int32_t at = held < k ? held++ : k - 1;
+          for (; at > 0 && time < best[at - 1]; at--) {
+            best[at] = best[at - 1];
+            id[at] = id[at - 1];
+          }
+          best[at] = time;
+          id[at] = j;
+          if (held == k) last = set1(float(best[k - 1]) * 1.00001f);
+        }
+      }
+      for (int32_t j = 0; held < k; j++) {  // fewer runners than k: those of the lowest ids that stand still
+        if (w[j] > 0) continue;
+        best[held] = std::numeric_limits<double>::infinity();
+        id[held++] = j;
+      }
+      for (int32_t j = 0; j < k; j++) times[int64_t(row) * k + j] = float(best[j]);
+    }
+  };
+  forRows(n, cols, body);
+}
+
 double readAll(const float* data, int64_t count) {
   // Eight independent sums of one vector each: enough loads in flight to be limited by memory, not by latency.
   V16f s[8];

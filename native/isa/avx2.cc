@@ -98,6 +98,14 @@ inline void storeHalf(uint16_t* p, V16f x) {
 
 inline V16i add(V16i x, V16i y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
 inline V16i set1i(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+inline V16i loadInts(const int32_t* p) {
+  const __m256i* from = reinterpret_cast<const __m256i*>(p);
+  return {_mm256_loadu_si256(from), _mm256_loadu_si256(from + 1)};
+}
+inline V16i mulLow(V16i x, V16i y) { return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)}; }
+inline V16i flip(V16i x, V16i y) { return {_mm256_xor_si256(x.a, y.a), _mm256_xor_si256(x.b, y.b)}; }
+template <int N>
+inline V16i shiftRight(V16i x) { return {_mm256_srli_epi32(x.a, N), _mm256_srli_epi32(x.b, N)}; }
 inline V16f toFloat(V16i x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 inline V16i toInt(V16f x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
 inline V16f bitsAsFloat(V16i x) { return {_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)}; }
@@ -213,7 +221,7 @@ inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), 
 
 }  // namespace
 
-const Kernels kAvx2 = {"avx2", matmul, rmsNorm, rope, storeKv, attention, swiglu, softmax, argmax, topK, transpose, accumulateOuter, scatterAddRows,
+const Kernels kAvx2 = {"avx2", matmul, rmsNorm, rope, storeKv, attention, swiglu, softmax, argmax, topK, race, transpose, accumulateOuter, scatterAddRows,
                         rmsNormBackward, swigluBackward, attentionBackward, softCrossEntropy, readAll, multiplyAdds};
 
 }  // namespace eaglet

@@ -55,6 +55,11 @@ inline void storeHalf(uint16_t* p, V16f a) {
 
 inline V16i add(V16i a, V16i b) { return {_mm512_add_epi32(a.v, b.v)}; }
 inline V16i set1i(int32_t x) { return {_mm512_set1_epi32(x)}; }
+inline V16i loadInts(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
+inline V16i mulLow(V16i a, V16i b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
+inline V16i flip(V16i a, V16i b) { return {_mm512_xor_si512(a.v, b.v)}; }
+template <int N>
+inline V16i shiftRight(V16i a) { return {_mm512_srli_epi32(a.v, N)}; }
 inline V16f toFloat(V16i a) { return {_mm512_cvtepi32_ps(a.v)}; }
 inline V16i toInt(V16f a) { return {_mm512_cvtps_epi32(a.v)}; }
 inline V16f bitsAsFloat(V16i a) { return {_mm512_castsi512_ps(a.v)}; }
@@ -133,7 +138,7 @@ inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), 
 
 }  // namespace
 
-const Kernels kAvx512Vnni = {"avx512vnni", matmul, rmsNorm, rope, storeKv, attention, swiglu, softmax, argmax, topK, transpose, accumulateOuter, scatterAddRows,
+const Kernels kAvx512Vnni = {"avx512vnni", matmul, rmsNorm, rope, storeKv, attention, swiglu, softmax, argmax, topK, race, transpose, accumulateOuter, scatterAddRows,
                         rmsNormBackward, swigluBackward, attentionBackward, softCrossEntropy, readAll, multiplyAdds};
 
 }  // namespace eaglet

@@ -71,9 +71,22 @@ inline void storeHalf(uint16_t* p, V16f a) {
 }
 
 inline V16i add(V16i a, V16i b) {
-  for (int i = 0; i < 16; i++) a.v[i] += b.v[i];
+  for (int i = 0; i < 16; i++) a.v[i] = int32_t(uint32_t(a.v[i]) + uint32_t(b.v[i]));
   return a;
 }
+#define EACH_INT(expression)                 \
+  V16i r;                                    \
+  for (int i = 0; i < 16; i++) r.v[i] = int32_t(expression); \
+  return r
+
+inline V16i loadInts(const int32_t* p) { EACH_INT(p[i]); }
+inline V16i mulLow(V16i a, V16i b) { EACH_INT(uint32_t(a.v[i]) * uint32_t(b.v[i])); }
+inline V16i flip(V16i a, V16i b) { EACH_INT(a.v[i] ^ b.v[i]); }
+template <int N>
+inline V16i shiftRight(V16i a) { EACH_INT(uint32_t(a.v[i]) >> N); }
+
+#undef EACH_INT
+
 inline V16i set1i(int32_t x) {
   V16i r;
   for (int i = 0; i < 16; i++) r.v[i] = x;
@@ -157,7 +170,7 @@ inline void prefetch(const void*) {}
 
 }  // namespace
 
-const Kernels kGeneric = {"generic", matmul, rmsNorm, rope, storeKv, attention, swiglu, softmax, argmax, topK, transpose, accumulateOuter, scatterAddRows,
+const Kernels kGeneric = {"generic", matmul, rmsNorm, rope, storeKv, attention, swiglu, softmax, argmax, topK, race, transpose, accumulateOuter, scatterAddRows,
                         rmsNormBackward, swigluBackward, attentionBackward, softCrossEntropy, readAll, multiplyAdds};
 
 }  // namespace eaglet

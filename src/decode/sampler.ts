@@ -1,12 +1,13 @@
 /**
- * From a row of logits to the target's law (penalties and bias, temperature, top-k, top-p, min-p), and to its token: one draw keyed by
- * (seed, position). The same for every node of a tree and for the bonus.
+ * From a row of logits to the target's law (penalties and bias, temperature, top-k, top-p, min-p), and to its token: the winner of an
+ * exponential race, whose numbers are keyed by (seed, position, token). The same for every node of a tree and for the bonus; and a drafter
+ * that runs the race at rates of its own is right more often than one that names the likeliest token (`draft/raced-guesses.ts`).
  */
 import { RequestError } from '../errors.ts';
 import type { Kernels } from '../kernels/kernels.ts';
 import type { Tensor } from '../tensor/tensor.ts';
-import { CumulativeDraw, sumOf } from './law.ts';
-import { uniformAt } from './rng.ts';
+import { sumOf } from './law.ts';
+import { raceKey } from './rng.ts';
 
 export interface SamplingOptions {
   /** 0 (default) takes the likeliest token. */
@@ -70,7 +71,8 @@ export class Sampler {
   readonly #row: Float32Array; // [V]
   readonly #best = new Int32Array(1);
   readonly #counts: Int32Array; // [V] occurrences among the context's tokens
-  readonly #cumulative: CumulativeDraw;
+  readonly #key = new Int32Array(2);
+  readonly #time = new Float32Array(1);
   readonly #ids: Int32Array; // [largest nucleus looked at]
   readonly #values: Float32Array; // as #ids
   #sorted: Float32Array | undefined; // [V], descending; made when a nucleus is larger
@@ -110,7 +112,6 @@ export class Sampler {
     this.#untouched = repeatPenalty === 1 && frequencyPenalty === 0 && presencePenalty === 0 && bias.size === 0;
     this.#row = new Float32Array(vocabSize);
     this.#counts = new Int32Array(vocabSize);
-    this.#cumulative = new CumulativeDraw(vocabSize);
     const nucleus = Math.min(NUCLEUS_SIZES.at(-1)!, vocabSize);
     this.#ids = new Int32Array(nucleus);
     this.#values = new Float32Array(nucleus);
@@ -131,10 +132,18 @@ export class Sampler {
     if (temperature === 0) return this.likeliest(logits, row, context);
     const values = this.#processed(logits, row, context);
     this.#soften(values);
-    const u = uniformAt(this.seed, position);
-    if (!this.#truncates) return this.#cumulative.draw(values, u);
+    raceKey(this.seed, position, this.#key);
+    if (!this.#truncates) return this.#winner(values, this.#vocabSize, null);
     const kept = this.#keep(values); // which says in what list they stand
-    return this.#keptToken(values, indexAt(this.#kept, kept, u));
+    if (this.#kept === this.#values) return this.#ids[this.#winner(this.#values, kept, this.#ids)]!;
+    this.#dropAllBut(values, kept);
+    return this.#winner(values, this.#vocabSize, null);
+  }
+
+  /** Which of the first `count` probabilities wins. @param ids of their tokens, null where they are those of the vocabulary. */
+  #winner(probabilities: Float32Array, count: number, ids: Int32Array | null): number {
+    this.#kernels.race(this.#best, this.#time, probabilities, 1, count, 1, this.#key, ids);
+    return this.#best[0]!;
   }
 
   /** What `choose` takes at temperature 0. */
@@ -218,11 +227,6 @@ export class Sampler {
     return this.#keptOf(this.#sorted, most);
   }
 
-  /** The id of the index-th kept token. */
-  #keptToken(probabilities: Float32Array, index: number): number {
-    return this.#kept === this.#values ? this.#ids[index]! : nthOf(probabilities, this.#kept, index);
-  }
-
   #dropAllBut(probabilities: Float32Array, kept: number): void {
     if (this.#kept === this.#values) {
       probabilities.fill(0);
@@ -252,22 +256,4 @@ export class Sampler {
 /** What logits are multiplied with, at a temperature above 0. */
 export function inverseOf(temperature: number): number {
   return Math.min(1 / temperature, LARGEST_INVERSE);
-}
-
-/** Inverse of the cumulative law of the first `count` values. */
-function indexAt(values: Float32Array, count: number, u: number): number {
-  let left = u * sumOf(values, 0, count);
-  for (let i = 0; i < count; i++) {
-    left -= values[i]!;
-    if (left < 0) return i;
-  }
-  return count - 1;
-}
-
-/** The id that stands at `index` when ids are sorted by probability, ties by id. */
-function nthOf(probabilities: Float32Array, sorted: Float32Array, index: number): number {
-  const value = sorted[index]!;
-  let id = Math.max(0, probabilities.indexOf(value)); // NaN is found nowhere
-  for (let i = index; i > 0 && sorted[i - 1] === value; i--) id = probabilities.indexOf(value, id + 1);
-  return id;
 }

@@ -2,13 +2,13 @@
  * The verifiers as the loop sees them: of a tree and the target's logits after its nodes, what stands. Two write text of the target's
  * law, `match` also the very text of plain decoding for the same seed; `typical` is lossy, and only there for comparison.
  */
-import type { DraftLaws, DraftSampling } from '../draft/draft-laws.ts';
+import type { DraftLaws, DraftSampling, RaceSampling, UrnSampling } from '../draft/draft-laws.ts';
 import type { DraftTree } from '../draft/tree.ts';
 import { RequestError } from '../errors.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { CumulativeDraw } from './law.ts';
 import { chanceFrom, MultiRoundVerifier, type TreeLaws } from './multi-round.ts';
-import { uniformIn } from './rng.ts';
+import { raceKey, uniformIn } from './rng.ts';
 import { inverseOf, type Sampler, type TokenContext } from './sampler.ts';
 import { readTypical, type TypicalOptions, type TypicalTarget, TypicalVerifier } from './typical.ts';
 import { type Verdict, verifyMatch } from './verify.ts';
@@ -19,7 +19,7 @@ export type VerifierName = keyof typeof KEEPS;
 export const VERIFIERS = Object.keys(KEEPS) as readonly VerifierName[];
 
 export interface Verifier {
-  /** How guesses should be drawn; undefined where chosen ones serve. */
+  /** How guesses should come about; undefined where the likeliest serve. */
   readonly draftSampling: DraftSampling | undefined;
   /** The token after the prompt. @param logits [1, V]. @param length of the prompt. */
   first(logits: Tensor, length: number): number;
@@ -50,7 +50,7 @@ export function createVerifier(
   const used = sampler.temperature === 0 ? 'match' : name;
   switch (used) {
     case 'match':
-      return asVerifier(context, match, choose);
+      return asVerifier(context, match, choose, sampler.temperature === 0 ? undefined : racingLike(sampler));
     case 'multi-round': {
       const multiRound = multiRoundTrials(sampler, context, vocabSize);
       // Of chosen guesses, a draw equals one as often as the trials of their point masses would accept it, and the rest of the law is left
@@ -154,10 +154,21 @@ function multiRoundTrials(
 }
 
 /** Guesses at the temperature of the target's own draws, by numbers of their own. */
-function samplingLike(sampler: Sampler, vocabSize: number): DraftSampling {
+function samplingLike(sampler: Sampler, vocabSize: number): UrnSampling {
   const cumulative = new CumulativeDraw(vocabSize);
   return {
+    kind: 'urn',
     inverseTemperature: inverseOf(sampler.temperature),
     draw: (law, position, index) => cumulative.draw(law, uniformIn('drafts', sampler.seed, position, index)),
+  };
+}
+
+/** Guesses by the target's own numbers. */
+function racingLike(sampler: Sampler): RaceSampling {
+  const key = new Int32Array(2);
+  return {
+    kind: 'race',
+    inverseTemperature: inverseOf(sampler.temperature),
+    key: (position) => raceKey(sampler.seed, position, key),
   };
 }

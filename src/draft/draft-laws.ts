@@ -1,4 +1,4 @@
-/** How guesses came about: multi-round verification has to know of every drawn token which law it was drawn from. */
+/** How guesses shall come about, and how they did: multi-round verification has to know of every drawn token which law it was drawn from. */
 
 /** Weights of tokens, [V]: any positive multiple of the probabilities is the same law. */
 export type Law = Float32Array | Float64Array;
@@ -18,10 +18,23 @@ export interface DraftLaws {
   drawing(child: number): Drawing;
 }
 
-/** A request for drawn guesses. */
-export interface DraftSampling {
+/** How guesses shall come about, at a temperature above 0. */
+export type DraftSampling = UrnSampling | RaceSampling;
+
+/** Drawn from the drafter's law, by numbers of their own: what multi-round verification weighs against the target's law. */
+export interface UrnSampling {
+  readonly kind: 'urn';
   /** Of the logits that guesses are drawn from. */
   readonly inverseTemperature: number;
   /** The `index`-th draw below the root at `position` of the text: a token of this law. */
   draw(law: Law, position: number, index: number): number;
+}
+
+/** By the very numbers that the target will draw with: what is found out early where laws are alike. */
+export interface RaceSampling {
+  readonly kind: 'race';
+  /** Of the target's logits. */
+  readonly inverseTemperature: number;
+  /** Of the race (`Kernels.race`) for the token at `position` of the text, whose labels are the target's tokens; valid until the next call. */
+  key(position: number): Int32Array; // [2]
 }

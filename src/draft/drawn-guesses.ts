@@ -8,7 +8,7 @@
  */
 import type { Kernels } from '../kernels/kernels.ts';
 import { copyRow, ScratchTensor, type Tensor } from '../tensor/tensor.ts';
-import type { DraftSampling, Law } from './draft-laws.ts';
+import type { Law, UrnSampling } from './draft-laws.ts';
 import type { Guesses } from './tree-grower.ts';
 
 export class DrawnGuesses {
@@ -17,7 +17,7 @@ export class DrawnGuesses {
   readonly #laws = new ScratchTensor(); // [rows of one tree, Vd]
   readonly #law: Float32Array; // [V] one of them over the target's tokens
   readonly #taken: Float32Array; // [branching] weights that are out of the urn
-  #sampling!: DraftSampling;
+  #sampling!: UrnSampling;
   #position = 0;
   #rows = 0;
   #draws = 0;
@@ -38,7 +38,7 @@ export class DrawnGuesses {
   }
 
   /** A new tree, whose root stands at `position` of the text. */
-  start(sampling: DraftSampling, position: number): void {
+  start(sampling: UrnSampling, position: number): void {
     this.#sampling = sampling;
     this.#position = position;
     this.#rows = 0;

@@ -10,6 +10,7 @@ import { ChosenGuesses } from './chosen-guesses.ts';
 import type { DraftLaws, DraftSampling } from './draft-laws.ts';
 import { DrawnGuesses } from './drawn-guesses.ts';
 import { DRAFT_ROWS, type DraftForwards, fillFlat } from './measure-costs.ts';
+import { RacedGuesses } from './raced-guesses.ts';
 import type { DraftTree } from './tree.ts';
 import type { Guesses, TreeGrower } from './tree-grower.ts';
 
@@ -33,9 +34,11 @@ export class LevelDrafting {
   readonly #vocabSize: number;
   readonly #guesses: Guesses;
   readonly #chosen: ChosenGuesses;
+  readonly #raced: RacedGuesses;
   /** What the running text asks for; undefined chooses the best guesses. */
   #sampling: DraftSampling | undefined;
   #drawn: DrawnGuesses | undefined; // made when first asked for
+  #position = 0; // of the tokens that the coming forward guesses
   readonly #laws: DraftLaws = {
     draft: (node) => this.#drawn!.law(this.#grower.drawnRows![node]!),
     drawing: () => 'without-replacement',
@@ -67,6 +70,7 @@ export class LevelDrafting {
     const guesses = maxRows * branching;
     this.#guesses = { tokens: new Int32Array(guesses), logProbabilities: new Float64Array(guesses) };
     this.#chosen = new ChosenGuesses(kernels, maxRows, branching);
+    this.#raced = new RacedGuesses(kernels, model.draftVocabSize, model.targetIds, maxRows, branching);
     this.#paths = new Int32Array(maxRows * maxLevels);
     this.#parentPaths = new Int32Array(maxRows * maxLevels);
     this.#ancestors = new Int32Array(maxLevels);
@@ -74,7 +78,7 @@ export class LevelDrafting {
 
   /** A new text. @param sampling asks for drawn guesses, where the tree allows them. */
   resume(sampling: DraftSampling | undefined): void {
-    this.#sampling = this.#grower.drawnRows === undefined ? undefined : sampling;
+    this.#sampling = sampling?.kind === 'urn' && this.#grower.drawnRows === undefined ? undefined : sampling;
   }
 
   /**
@@ -82,6 +86,7 @@ export class LevelDrafting {
    * @param rows that the model has to look at for the root's guesses. @returns false where none are wanted: `finish` is all.
    */
   start(root: number, context: number, maxDepth: number, rows: number): boolean {
+    this.#position = context + 1;
     const wanted = this.#grower.start(root, context, maxDepth, rows, this.#startDrawing(context));
     return wanted && rows > 0 && maxDepth >= 1;
   }
@@ -109,9 +114,10 @@ export class LevelDrafting {
 
   /** The laws of the next tree, if its nodes shall be drawn. */
   #startDrawing(position: number): DraftLaws | undefined {
-    if (this.#sampling === undefined) return undefined;
+    const sampling = this.#sampling;
+    if (sampling?.kind !== 'urn') return undefined;
     this.#drawn ??= this.#createDrawnGuesses();
-    this.#drawn.start(this.#sampling, position);
+    this.#drawn.start(sampling, position);
     return this.#laws;
   }
 
@@ -152,10 +158,16 @@ export class LevelDrafting {
     const { targetIds } = this.#model;
     const logits = this.#model.forward(this.#batch);
     const count = this.#batch.logitCount;
-    if (this.#sampling !== undefined) {
-      this.#drawn!.draw(logits, count, this.#guesses);
-    } else {
-      this.#chosen.choose(logits, count, this.#guesses);
+    switch (this.#sampling?.kind) {
+      case undefined:
+        this.#chosen.choose(logits, count, this.#guesses);
+        break;
+      case 'urn':
+        this.#drawn!.draw(logits, count, this.#guesses);
+        break;
+      case 'race':
+        this.#raced.race(logits.data, count, this.#sampling, this.#position++, this.#guesses);
+        break;
     }
     if (targetIds === undefined) return;
     for (let i = 0; i < count * branching; i++) tokens[i] = targetIds[tokens[i]!]!;

@@ -12,6 +12,7 @@ import type { Drafter } from './drafter.ts';
 import { DrawnGuesses } from './drawn-guesses.ts';
 import type { DraftForwards } from './measure-costs.ts';
 import type { MedusaHeads } from './medusa-heads.ts';
+import { RacedGuesses } from './raced-guesses.ts';
 import { type DraftTree, depthOf } from './tree.ts';
 import type { Guesses, TreeGrower } from './tree-grower.ts';
 import { createGrower, type TreePolicy } from './tree-policy.ts';
@@ -36,6 +37,7 @@ export class MedusaDrafter implements Drafter {
   readonly #guessesFrom: readonly Guesses[]; // by head: the same from its row on
   readonly #guesses: Guesses; // [level's rows, branching]
   readonly #chosen: ChosenGuesses;
+  readonly #raced: RacedGuesses;
   /** What the running text asks for; undefined chooses the best guesses. */
   #sampling: DraftSampling | undefined;
   #drawn: DrawnGuesses | undefined; // made when first asked for
@@ -67,11 +69,12 @@ export class MedusaDrafter implements Drafter {
     }));
     this.#guesses = guessesOf(maxRows, branching);
     this.#chosen = new ChosenGuesses(target.kernels, this.#levels, branching);
+    this.#raced = new RacedGuesses(target.kernels, heads.draftVocabSize, heads.targetIds, 1, branching);
   }
 
   /** The loop computes the last token of every prompt, and that is the row whose feature the heads will read. */
   resume(_text: readonly number[], held: number, sampling?: DraftSampling): number {
-    this.#sampling = this.#grower.drawnRows === undefined ? undefined : sampling;
+    this.#sampling = sampling?.kind === 'urn' && this.#grower.drawnRows === undefined ? undefined : sampling;
     this.#known = false;
     this.#committed = held;
     return held;
@@ -101,9 +104,10 @@ export class MedusaDrafter implements Drafter {
 
   /** The laws of the next tree, if its nodes shall be drawn. */
   #startDrawing(): DraftLaws | undefined {
-    if (this.#sampling === undefined) return undefined;
+    const sampling = this.#sampling;
+    if (sampling?.kind !== 'urn') return undefined;
     this.#drawn ??= this.#createDrawnGuesses();
-    this.#drawn.start(this.#sampling, this.#committed);
+    this.#drawn.start(sampling, this.#committed);
     return this.#laws;
   }
 
@@ -117,8 +121,21 @@ export class MedusaDrafter implements Drafter {
   #guess(first: number, count: number): number {
     const logits = this.#heads.logits(this.#feature, count, first);
     const guesses = this.#guessesFrom[first]!;
-    if (this.#sampling === undefined) this.#chosen.choose(logits, count, guesses);
-    else this.#drawn!.draw(logits, count, guesses);
+    switch (this.#sampling?.kind) {
+      case undefined:
+        this.#chosen.choose(logits, count, guesses);
+        break;
+      case 'urn':
+        this.#drawn!.draw(logits, count, guesses);
+        break;
+      case 'race':
+        // A head a position: the first guesses what follows the root.
+        for (let i = 0; i < count; i++) {
+          const position = this.#committed + 1 + first + i;
+          this.#raced.race(logits.row(i), 1, this.#sampling, position, this.#guessesFrom[first + i]!);
+        }
+        break;
+    }
     const { targetIds } = this.#heads;
     const { tokens } = guesses;
     if (targetIds !== undefined)

@@ -83,6 +83,10 @@ export function checked(kernels: Kernels): Kernels {
       checkTopK(ids, values, x, n, cols, k);
       kernels.topK(ids, values, x, n, cols, k);
     },
+    race(ids, times, rates, n, cols, k, key, labels) {
+      checkRace(ids, times, rates, n, cols, k, key, labels);
+      kernels.race(ids, times, rates, n, cols, k, key, labels);
+    },
     transpose(out, weight) {
       checkTranspose(out, weight);
       kernels.transpose(out, weight);
@@ -303,6 +307,26 @@ function checkTopK(ids: Sized, values: Sized, x: Sized, n: number, cols: number,
   atLeast('topK', 'x', x, n * cols);
   atLeast('topK', 'ids', ids, n * k);
   atLeast('topK', 'values', values, n * k);
+}
+
+function checkRace(
+  ids: Sized,
+  times: Sized,
+  rates: Sized,
+  n: number,
+  cols: number,
+  k: number,
+  key: Sized,
+  labels: Sized | null,
+): void {
+  checkCount('race', 'n', n, 0);
+  checkCount('race', 'cols', cols, 1);
+  if (!(Number.isInteger(k) && k >= 1 && k <= cols)) fail('race', `k must be in 1..${cols}, got ${k}`);
+  atLeast('race', 'rates', rates, n * cols);
+  atLeast('race', 'ids', ids, n * k);
+  atLeast('race', 'times', times, n * k);
+  atLeast('race', 'key', key, 2);
+  if (labels !== null) atLeast('race', 'labels', labels, cols);
 }
 
 function checkMatrix(place: string, m: PackedMatrix, name = 'weight'): void {

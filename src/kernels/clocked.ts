@@ -42,6 +42,7 @@ export function clocked(kernels: Kernels, clock: KernelClock | undefined): Kerne
     softmax: around(kernels.softmax),
     argmax: around(kernels.argmax),
     topK: around(kernels.topK),
+    race: around(kernels.race),
     transpose: around(kernels.transpose),
     accumulateOuter: around(kernels.accumulateOuter),
     scatterAddRows: around(kernels.scatterAddRows),

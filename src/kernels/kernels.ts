@@ -207,6 +207,23 @@ export interface Kernels {
   /** Per row the k largest, descending, ties to the lower index, NaN last: ids [n, k], values [n, k]. k <= cols. */
   topK(ids: Int32Array, values: Float32Array, x: Float32Array, n: number, cols: number, k: number): void;
 
+  /**
+   * The k that arrive first in an exponential race, per row: column i arrives at E_i / rates[i], E_i exponential, ascending: ids [n, k],
+   * times [n, k]. The first one is a draw from the law that the rates are in proportion to. E_i depends on `key` [2] and on labels[i]
+   * (on i for null), so rows, and calls with the same key, run the same race at rates of their own. Rates that are 0 or NaN never arrive:
+   * Infinity, lowest ids first. k <= cols.
+   */
+  race(
+    ids: Int32Array,
+    times: Float32Array,
+    rates: Float32Array,
+    n: number,
+    cols: number,
+    k: number,
+    key: Int32Array,
+    labels: Int32Array | null,
+  ): void;
+
   // Gradients. All f32; matrices are f32 `PackedMatrix`. `+=` adds to what the output holds, so the caller zeroes it first. Bits do not
   // depend on threads.
 

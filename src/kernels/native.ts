@@ -85,6 +85,16 @@ interface NativeTable {
   softmax(out: Floats, x: Floats, n: number, cols: number, inverseTemperature: number): void;
   argmax(out: Int32Array, x: Floats, n: number, cols: number): void;
   topK(ids: Int32Array, values: Floats, x: Floats, n: number, cols: number, k: number): void;
+  race(
+    ids: Int32Array,
+    times: Floats,
+    rates: Floats,
+    n: number,
+    cols: number,
+    k: number,
+    key: Int32Array,
+    labels: Int32Array | null,
+  ): void;
   transpose(
     outDtype: number,
     outRows: number,
@@ -241,6 +251,7 @@ export function createNativeKernels(options: {
     softmax: (out, x, n, cols, inverseTemperature) => table.softmax(out, x, n, cols, inverseTemperature),
     argmax: (out, x, n, cols) => table.argmax(out, x, n, cols),
     topK: (ids, values, x, n, cols, k) => table.topK(ids, values, x, n, cols, k),
+    race: (ids, times, rates, n, cols, k, key, labels) => table.race(ids, times, rates, n, cols, k, key, labels),
     transpose: (out, w) =>
       table.transpose(dtypeIndex(out), out.rows, out.cols, out.data, dtypeIndex(w), w.rows, w.cols, w.data),
     accumulateOuter: (g, dy, x, n) => table.accumulateOuter(dtypeIndex(g), g.rows, g.cols, g.data, dy, x, n),

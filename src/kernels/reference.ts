@@ -18,6 +18,7 @@ import {
   TILE_ROWS,
 } from './kernels.ts';
 import { floatAt, floatsOf, keyAt, slotsOf, tileStart, valueAt } from './layouts.ts';
+import { raceTime } from './race.ts';
 import { gradients } from './reference-gradients.ts';
 
 const { fround } = Math;
@@ -44,6 +45,7 @@ export function createReferenceKernels(): Kernels {
     softmax,
     argmax,
     topK,
+    race,
     ...gradients,
     bandwidth,
     fmaLimit,
@@ -425,6 +427,27 @@ const topK: Kernels['topK'] = (ids, values, x, n, cols, k) => {
       values[at] = value;
       ids[at] = col;
     }
+  }
+};
+
+/** As topK, of arrivals. */
+const race: Kernels['race'] = (ids, times, rates, n, cols, k, key, labels) => {
+  const arrivals = new Float64Array(k);
+  for (let row = 0; row < n; row++) {
+    for (let col = 0; col < cols; col++) {
+      const rate = rates[row * cols + col]!;
+      const time = rate > 0 ? raceTime(key[0]!, key[1]!, labels === null ? col : labels[col]!) / rate : Infinity;
+      const held = Math.min(col, k);
+      if (held === k && !(time < arrivals[k - 1]!)) continue;
+      let at = Math.min(held, k - 1);
+      for (; at > 0 && time < arrivals[at - 1]!; at--) {
+        arrivals[at] = arrivals[at - 1]!;
+        ids[row * k + at] = ids[row * k + at - 1]!;
+      }
+      arrivals[at] = time;
+      ids[row * k + at] = col;
+    }
+    times.set(arrivals, row * k);
   }
 };
 

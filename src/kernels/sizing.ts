@@ -40,6 +40,7 @@ export function createSizingKernels(): SizingKernels {
     softmax: refuse,
     argmax: refuse,
     topK: refuse,
+    race: refuse,
     transpose: refuse,
     accumulateOuter: refuse,
     scatterAddRows: refuse,

@@ -72,7 +72,10 @@ function count(verify: Verify): { readonly first: ChiSquare; readonly second: Ch
   const first = new Float64Array(V);
   const second = Array.from({ length: V }, () => new Float64Array(V));
   for (let round = 0; round < ROUNDS; round++) {
-    const tree = propose({ inverseTemperature: 1 / TEMPERATURE, draw: (law) => cumulative.draw(law, drafting()) }, 2);
+    const tree = propose(
+      { kind: 'urn', inverseTemperature: 1 / TEMPERATURE, draw: (law) => cumulative.draw(law, drafting()) },
+      2,
+    );
     const codeAt = [0];
     for (let node = 1; node < tree.size; node++)
       codeAt.push(extended(codeAt[tree.parents[node]!]!, tree.tokens[node]!));

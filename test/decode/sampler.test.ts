@@ -1,10 +1,11 @@
 /** The sampler against a plain one in double precision, and against the laws it should draw from. */
 import * as fc from 'fast-check';
 import { afterAll, describe, expect, it } from 'vitest';
-import { uniformAt, uniformIn } from '../../src/decode/rng.ts';
+import { raceKey, uniformAt, uniformIn } from '../../src/decode/rng.ts';
 import { Sampler, type SamplingOptions } from '../../src/decode/sampler.ts';
 import { RequestError } from '../../src/errors.ts';
 import { createKernels } from '../../src/kernels/choose.ts';
+import { raceTime } from '../../src/kernels/race.ts';
 import { ScratchTensor } from '../../src/tensor/tensor.ts';
 import { randomInteger, xorshift } from '../support/random.ts';
 
@@ -57,17 +58,12 @@ function lawOf(
   return { ids: kept.map(({ id }) => id), probabilities: kept.map(({ p }) => p / mass) };
 }
 
-/** Index within the law where the cumulative probability passes `u`, and how near the next boundary is. */
-function drawFrom({ probabilities }: Law, u: number): { index: number; margin: number } {
-  let cumulative = 0;
-  let margin = Number.POSITIVE_INFINITY;
-  let index = -1;
-  for (const [i, p] of probabilities.entries()) {
-    cumulative += p;
-    if (i + 1 < probabilities.length) margin = Math.min(margin, Math.abs(u - cumulative));
-    if (index < 0 && u < cumulative) index = i;
-  }
-  return { index: index < 0 ? probabilities.length - 1 : index, margin };
+/** The index that arrives first in the race at this position, and by how much of its time. */
+function winnerOf({ ids, probabilities }: Law, seed: number, position: number): { index: number; margin: number } {
+  const key = raceKey(seed, position, new Int32Array(2));
+  const times = probabilities.map((p, i) => raceTime(key[0]!, key[1]!, ids[i]!) / p);
+  const [first = 0, second = Number.POSITIVE_INFINITY] = [...times].sort((a, b) => a - b);
+  return { index: times.indexOf(first), margin: second / first - 1 };
 }
 
 function logitsTensor(logits: readonly number[]): ScratchTensor {
@@ -104,7 +100,7 @@ const cases = sizes.chain((size) =>
 );
 
 describe('Sampler.choose', () => {
-  it('draws what a plain sampler draws for the same uniform number', () => {
+  it('draws what a plain sampler draws in the same race', () => {
     let compared = 0;
     void fc.assert(
       fc.property(cases, ({ seed, spread, ties, tokens, size, position, options }) => {
@@ -124,8 +120,8 @@ describe('Sampler.choose', () => {
         const law = lawOf(logits, tokens, promptLength, options);
         // Sets that rounding decides: what stands within float error of a rule's edge may be in or out.
         if (isOnEdge(logits, tokens, promptLength, options)) return;
-        const { index, margin } = drawFrom(law, uniformAt(options.seed, position));
-        if (margin < 2e-6) return;
+        const { index, margin } = winnerOf(law, options.seed, position);
+        if (margin < 2e-5) return;
         compared++;
         expect(got).toBe(law.ids[index]);
         if (options.temperature > 0) expectSameLaw(sampler.law(logitsTensor(logits), 1, context), law);
@@ -297,7 +293,13 @@ describe('uniformAt', () => {
       (i: number) => uniformIn('drafts', i, 9, 1),
     ],
     ['two streams', (i: number) => uniformIn('drafts', i, 9, 0), (i: number) => uniformIn('trials', i, 9, 0)],
-    ['a stream and the draws of match', (i: number) => uniformIn('trials', i, 9, 0), (i: number) => uniformAt(i, 9)],
+    ['races at two positions', (i: number) => raced(7, i, 11), (i: number) => raced(7, i + 1, 11)],
+    ['races of two seeds', (i: number) => raced(i, 9, 11), (i: number) => raced(i + 1, 9, 11)],
+    ['two tokens of a race', (i: number) => raced(7, i, 11), (i: number) => raced(7, i, 12)],
+    ['neighbouring tokens', (i: number) => raced(7, 9, i), (i: number) => raced(7, 9, i + 1)],
+    ['a token and its position', (i: number) => raced(7, i, i), (i: number) => raced(7, i + 1, i + 1)],
+    ['a race and another stream', (i: number) => raced(i, 9, 0), (i: number) => uniformIn('trials', i, 9, 0)],
+    ['a stream and the single draws', (i: number) => uniformIn('trials', i, 9, 0), (i: number) => uniformAt(i, 9)],
   ])('neighbours do not know each other: %s', (_, x, y) => {
     const n = 20_000;
     const cells = 8;
@@ -310,3 +312,9 @@ describe('uniformAt', () => {
 });
 
 const KNOWN = [0.6650139915702679, 0.43376403456995605, 0.5986603007551894, 0.4587449173075002, 0.4587449173075002];
+
+/** A race's number as a uniform one. */
+function raced(seed: number, position: number, label: number): number {
+  const key = raceKey(seed, position, new Int32Array(2));
+  return Math.exp(-raceTime(key[0]!, key[1]!, label));
+}

@@ -16,7 +16,7 @@ afterAll(() => {
 
 const PROMPT = [3, 14, 15, 92, 65];
 /** A text whose tokens 0..11 all differ, so that any of them can be the end token. */
-const LAW = { temperature: 1, seed: 7 } satisfies GenerateOptions;
+const LAW = { temperature: 1, seed: 46 } satisfies GenerateOptions;
 
 /** Every event counted as 10 ms. @param kept of a round's tokens, what the engine lets through. */
 function collect(

@@ -85,7 +85,11 @@ function emittedLaw({ tree: policy, draftVocabSize = V, options, distort, verify
 
 function samplingBy(choose: Choose, { temperature = 1 }: SamplingOptions): DraftSampling {
   // From an urn without mass the first token comes, as from `CumulativeDraw`.
-  return { inverseTemperature: 1 / temperature, draw: (law) => (law.some((weight) => weight > 0) ? choose(law) : 0) };
+  return {
+    kind: 'urn',
+    inverseTemperature: 1 / temperature,
+    draw: (law) => (law.some((weight) => weight > 0) ? choose(law) : 0),
+  };
 }
 
 /** A tree that outlives the next one, its laws too. */
@@ -149,7 +153,7 @@ it('siblings differ, and their laws are on record as they were before the draws'
   const firstLaws = new Set<string>();
   for (let i = 0; i < 100; i++) {
     const { tokens, laws } = propose(
-      { inverseTemperature: 1 / HOT, draw: (law) => cumulative.draw(law, random()) },
+      { kind: 'urn', inverseTemperature: 1 / HOT, draw: (law) => cumulative.draw(law, random()) },
       DEPTH,
     );
     expect(new Set(tokens.subarray(1, 4)).size).toBe(3);

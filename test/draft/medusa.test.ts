@@ -336,7 +336,10 @@ describe('the drafter', () => {
 
   it.each([
     ['chosen', undefined],
-    ['drawn', { inverseTemperature: 0.2, draw: (law: Law, _: number, index: number) => argmaxOf(law, index) }],
+    [
+      'drawn',
+      { kind: 'urn', inverseTemperature: 0.2, draw: (law: Law, _: number, index: number) => argmaxOf(law, index) },
+    ],
   ] as const)(
     'guesses below a node what it guesses below its siblings, best or first drawn first: %s',
     (_, sampling) => {

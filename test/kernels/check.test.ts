@@ -65,6 +65,17 @@ const attention = (changes: Partial<AttentionLayout>, kv = cache(), heads = 4, q
   kernels.attention(floats(out), floats(qkv), 24, heads, kv, layout(changes));
 const moveKv = (from: Int32Array, to: Int32Array, count = from.length) => kernels.moveKv(cache(), from, to, count);
 const topK = (k: number, cols = 5, ids = 10) => kernels.topK(new Int32Array(ids), floats(10), floats(10), 2, cols, k);
+const race = (k: number, cols = 5, ids = 10, key = 2, labels: number | null = null) =>
+  kernels.race(
+    new Int32Array(ids),
+    floats(10),
+    floats(10),
+    2,
+    cols,
+    k,
+    new Int32Array(key),
+    labels === null ? null : new Int32Array(labels),
+  );
 
 const floatMatrix = (rows: number, cols: number): PackedMatrix => ({
   dtype: 'f32',
@@ -212,6 +223,13 @@ const REFUSED: Readonly<Record<string, readonly Case[]>> = {
     [() => topK(NaN), 'topK: k must be in 1..5, got NaN'],
     [() => topK(3, 6), 'topK: x needs 12 elements, got 10'],
     [() => topK(5, 5, 9), 'topK: ids needs 10 elements, got 9'],
+  ],
+  race: [
+    [() => race(6), 'race: k must be in 1..5, got 6'],
+    [() => race(3, 6), 'race: rates needs 12 elements, got 10'],
+    [() => race(5, 5, 9), 'race: ids needs 10 elements, got 9'],
+    [() => race(5, 5, 10, 1), 'race: key needs 2 elements, got 1'],
+    [() => race(5, 5, 10, 2, 4), 'race: labels needs 5 elements, got 4'],
   ],
   transpose: [
     [

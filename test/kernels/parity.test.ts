@@ -275,6 +275,31 @@ describe.each(nativeTableList())('$isa', (table) => {
         expect(got, `k ${k}`).toEqual(want);
       }
     });
+
+    test('race: the same arrivals, at times that a logarithm rounds', () => {
+      const random = xorshift(cols + 1);
+      const spread = Float32Array.from({ length: 4 * cols }, () => Math.exp(-20 * random() ** 2));
+      const awkward = [0, Number.NaN, Number.POSITIVE_INFINITY, 1e-38, 1e-45, 3e38, -1];
+      const mixed = spread.map((rate) => (random() < 0.5 ? awkward[randomInteger(random, 0, awkward.length)]! : rate));
+      const still = new Float32Array(4 * cols);
+      for (const rates of [spread, mixed, still]) {
+        for (const labels of [null, permutation(random, cols).map((label) => label * 3)]) {
+          for (const k of new Set([1, Math.min(2, cols), Math.min(17, cols), cols])) {
+            const key = Int32Array.of(randomInteger(random, -(2 ** 31), 2 ** 31), randomInteger(random, 0, 2 ** 31));
+            const [got, want] = [kernels, reference].map((each) => {
+              const ids = new Int32Array(4 * k).fill(-1);
+              const times = new Float32Array(4 * k).fill(-1);
+              each.race(ids, times, rates, 4, cols, k, key, labels);
+              return { ids, times };
+            });
+            expect(got!.ids, `k ${k}`).toEqual(want!.ids);
+            // Infinity as a number that nothing else is: those that never arrive.
+            const [gotTimes, wantTimes] = [got, want].map((each) => each!.times.map((time) => Math.min(time, 3e38)));
+            assertWithin(gotTimes!, wantTimes!, (i) => wantTimes![i]! * 2 ** -23, `k ${k}`);
+          }
+        }
+      }
+    });
   });
 
   describe.each(KV_DTYPES)('on an %s cache', (dtype) => {

@@ -18,11 +18,12 @@ const WINDOWS = 16;
 
 /**
  * What a round may leave, in bytes. Its event with the generator's wrapper is 150 and each number boxed for a native call 16: 280 to 365 measured.
- * A nucleus boxes a few more for each token that is drawn (414 to 430), sampled drafts for each guess, 24 of them in a tree of 12 (845),
+ * A race boxes its key, for every token and every level of a tree (435 to 451), a nucleus a few numbers more, sampled drafts some for each
+ * guess, 24 of them in a tree of 12 (845),
  * a budget for some of its beliefs and costs, as the compiler has it (373 to 470 where others leave 307 to 325).
  */
-const garbageLimit = ({ verify, topP }: GenerateOptions, { budget }: Drafter): number =>
-  (verify ? 1000 : topP ? 520 : 420) + (budget === undefined ? 0 : 160);
+const garbageLimit = ({ verify, topP, temperature }: GenerateOptions, { budget }: Drafter): number =>
+  (verify ? 1000 : topP ? 560 : temperature ? 500 : 420) + (budget === undefined ? 0 : 160);
 /** One leaked object would be 16 or more; measured: 0.4, the measuring itself. */
 const GROWTH_BYTES = 4;
 
