@@ -38,7 +38,7 @@ inline V16f abs(V16f a) { return {_mm512_abs_ps(a.v)}; }
 inline float foldMax(V16f a) { return _mm512_reduce_max_ps(a.v); }
 // Lanes folded in halves, quarters and so on: in every table the same order.
 inline float foldSum(V16f a) {
-  const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a.v), 1)));
   __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
   q = _mm_add_ps(q, _mm_movehl_ps(q, q));
   return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
@@ -70,14 +70,19 @@ inline void storeBytes(int8_t* p, V16i low, V16i high) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_castsi512_si256(inOrder));
 }
 
+// Quarters P, Q of x and R, S of y.
+template <int P, int Q, int R, int S>
+inline __m512 quartersOf(__m512 x, __m512 y) {
+  return _mm512_castsi512_ps(_mm512_shuffle_i32x4(_mm512_castps_si512(x), _mm512_castps_si512(y), P | Q << 2 | R << 4 | S << 6));
+}
 // Lane i: all lanes of v[i] folded by `op`, in halves, quarters and so on. Fifteen operations for all sixteen.
 template <class Op>
 inline __m512 foldEach(const __m512* v, Op op) {
+  auto halves = [&](__m512 x, __m512 y) { return op(quartersOf<0, 1, 0, 1>(x, y), quartersOf<2, 3, 2, 3>(x, y)); };
   __m512 quarters[4];
   for (int i = 0; i < 4; i++) {  // the quarters of v[i], v[4 + i], v[8 + i], v[12 + i], folded
-    const __m512 a = op(_mm512_shuffle_f32x4(v[i], v[4 + i], 0x44), _mm512_shuffle_f32x4(v[i], v[4 + i], 0xee));
-    const __m512 b = op(_mm512_shuffle_f32x4(v[8 + i], v[12 + i], 0x44), _mm512_shuffle_f32x4(v[8 + i], v[12 + i], 0xee));
-    quarters[i] = op(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+    const __m512 a = halves(v[i], v[4 + i]), b = halves(v[8 + i], v[12 + i]);
+    quarters[i] = op(quartersOf<0, 2, 0, 2>(a, b), quartersOf<1, 3, 1, 3>(a, b));
   }
   const __m512 even = op(_mm512_unpacklo_ps(quarters[0], quarters[1]), _mm512_unpackhi_ps(quarters[0], quarters[1]));
   const __m512 odd = op(_mm512_unpacklo_ps(quarters[2], quarters[3]), _mm512_unpackhi_ps(quarters[2], quarters[3]));
