@@ -160,6 +160,7 @@ function samplingLike(sampler: Sampler, vocabSize: number): UrnSampling {
     kind: 'urn',
     inverseTemperature: inverseOf(sampler.temperature),
     draw: (law, position, index) => cumulative.draw(law, uniformIn('drafts', sampler.seed, position, index)),
+    instead: racingLike(sampler),
   };
 }
 

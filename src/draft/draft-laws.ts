@@ -28,6 +28,8 @@ export interface UrnSampling {
   readonly inverseTemperature: number;
   /** The `index`-th draw below the root at `position` of the text: a token of this law. */
   draw(law: Law, position: number, index: number): number;
+  /** What serves where a tree's nodes are chosen. */
+  readonly instead?: RaceSampling;
 }
 
 /** By the very numbers that the target will draw with: what is found out early where laws are alike. */

@@ -78,7 +78,7 @@ export class LevelDrafting {
 
   /** A new text. @param sampling asks for drawn guesses, where the tree allows them. */
   resume(sampling: DraftSampling | undefined): void {
-    this.#sampling = sampling?.kind === 'urn' && this.#grower.drawnRows === undefined ? undefined : sampling;
+    this.#sampling = sampling?.kind === 'urn' && this.#grower.drawnRows === undefined ? sampling.instead : sampling;
   }
 
   /**

@@ -74,7 +74,7 @@ export class MedusaDrafter implements Drafter {
 
   /** The loop computes the last token of every prompt, and that is the row whose feature the heads will read. */
   resume(_text: readonly number[], held: number, sampling?: DraftSampling): number {
-    this.#sampling = sampling?.kind === 'urn' && this.#grower.drawnRows === undefined ? undefined : sampling;
+    this.#sampling = sampling?.kind === 'urn' && this.#grower.drawnRows === undefined ? sampling.instead : sampling;
     this.#known = false;
     this.#committed = held;
     return held;
