@@ -2,7 +2,7 @@
  * Guesses at a temperature above 0, for verification by match. The target's token is the winner of an exponential race whose numbers are
  * known beforehand (`Kernels.race`): only its rates, the target's law, are not. So the drafter runs the same race at rates of its own, and
  * guesses who arrives first, second and so on. Where laws p and q are apart by d (total variation), the first guess is right with a chance of at
- * least (1 - d) / (1 + d) (Daliri, Musco and Suresh, arXiv:2408.07978, theorem 4), where the likeliest token of q is so as often as p takes it.
+ * least (1 - d) / (1 + d) (Daliri, Musco and Suresh, arXiv:2408.07978), where the likeliest token of q is so as often as p takes it.
  * The text does not depend on it: it is plain decoding's.
  *
  * The counterpart of chosen and drawn guesses; knows logits only.

@@ -49,7 +49,7 @@ afterAll(() => {
 });
 
 const options: SynthesisOptions = {
-  seed: 5,
+  seed: 8,
   temperatures: [0, 0.7, 1],
   maxTokens: 24,
   maxPromptTokens: 120,
@@ -125,7 +125,7 @@ describe('answers', () => {
     const expected = byId(conversations.filter(({ id }) => ids.includes(id)));
     expect(expected.length).toBeGreaterThan(1);
     expect(byId(run(answers(few)).conversations)).toEqual(expected);
-    expect(byId(run(answers(few), { options: { seed: 6 } }).conversations)).not.toEqual(expected);
+    expect(byId(run(answers(few), { options: { seed: 9 } }).conversations)).not.toEqual(expected);
   });
 
   it('a run that was broken off is gone on with from what it wrote', () => {
