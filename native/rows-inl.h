@@ -7,8 +7,8 @@ constexpr int32_t kSerialElements = 8192;  // up to here, handing out the work, 
 
 template <class F>
 inline void forRows(int32_t n, int32_t cols, F& body) {  // body(firstRow, endRow)
-  const int32_t fit = kSerialElements / cols, rows = fit < 1 ? 1 : fit < kRowsPerChunk ? fit : kRowsPerChunk;
-  if (n <= fit || n <= rows) return body(0, n);
+  const int32_t fit = cols < kSerialElements ? kSerialElements / cols : 1, rows = fit < kRowsPerChunk ? fit : kRowsPerChunk;
+  if (n <= fit) return body(0, n);
   auto chunk = [&](int c) { body(c * rows, n < (c + 1) * rows ? n : (c + 1) * rows); };
   parallel((n + rows - 1) / rows, chunk);
 }
@@ -213,9 +213,9 @@ inline V16i mixed(V16i x) {
   return flip(x, shiftRight<16>(x));
 }
 
-// -ln(1 - v), v in (0, 1): its first 32 bits are `high`.
-inline double raceTime(uint32_t high, uint32_t label, const int32_t* key) {
-  const uint32_t low = mixed(mixed(label + uint32_t(key[1])) ^ uint32_t(key[0]));
+// -ln(1 - v), v in (0, 1).
+inline double raceTime(uint32_t label, uint32_t a, uint32_t b) {
+  const uint32_t high = mixed(mixed(label ^ a) + b), low = mixed(mixed(label + b) ^ a);
   return -std::log1p(-(double(high) * 2097152.0 + double(low >> 11) + 0.5) / 9007199254740992.0);
 }
 
@@ -249,7 +249,7 @@ void race(int32_t* ids, float* times, const float* rates, int32_t n, int32_t col
           const int32_t j = i + __builtin_ctz(lanes);
           lanes &= lanes - 1;
           const uint32_t name = labels == nullptr ? uint32_t(j) : uint32_t(labels[j]);
-          const double time = raceTime(mixed(mixed(name ^ uint32_t(key[0])) + uint32_t(key[1])), name, key) / double(w[j]);
+          const double time = raceTime(name, uint32_t(key[0]), uint32_t(key[1])) / double(w[j]);
           if (held == k && !(time < best[k - 1])) continue;
           int32_t at = held < k ? held++ : k - 1;
           for (; at > 0 && time < best[at - 1]; at--) {

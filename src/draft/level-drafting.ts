@@ -12,7 +12,7 @@ import { DrawnGuesses } from './drawn-guesses.ts';
 import { DRAFT_ROWS, type DraftForwards, fillFlat } from './measure-costs.ts';
 import { RacedGuesses } from './raced-guesses.ts';
 import type { DraftTree } from './tree.ts';
-import type { Guesses, TreeGrower } from './tree-grower.ts';
+import { type Guesses, samplingFor, type TreeGrower } from './tree-grower.ts';
 
 export interface LevelModel {
   /** Tokens that it can guess, Vd. */
@@ -78,7 +78,7 @@ export class LevelDrafting {
 
   /** A new text. @param sampling asks for drawn guesses, where the tree allows them. */
   resume(sampling: DraftSampling | undefined): void {
-    this.#sampling = sampling?.kind === 'urn' && this.#grower.drawnRows === undefined ? sampling.instead : sampling;
+    this.#sampling = samplingFor(this.#grower, sampling);
   }
 
   /**

@@ -14,7 +14,7 @@ import type { DraftForwards } from './measure-costs.ts';
 import type { MedusaHeads } from './medusa-heads.ts';
 import { RacedGuesses } from './raced-guesses.ts';
 import { type DraftTree, depthOf } from './tree.ts';
-import type { Guesses, TreeGrower } from './tree-grower.ts';
+import { type Guesses, samplingFor, type TreeGrower } from './tree-grower.ts';
 import { createGrower, type TreePolicy } from './tree-policy.ts';
 
 export class MedusaDrafter implements Drafter {
@@ -74,7 +74,7 @@ export class MedusaDrafter implements Drafter {
 
   /** The loop computes the last token of every prompt, and that is the row whose feature the heads will read. */
   resume(_text: readonly number[], held: number, sampling?: DraftSampling): number {
-    this.#sampling = sampling?.kind === 'urn' && this.#grower.drawnRows === undefined ? sampling.instead : sampling;
+    this.#sampling = samplingFor(this.#grower, sampling);
     this.#known = false;
     this.#committed = held;
     return held;

@@ -3,7 +3,7 @@
  * nodes the head shall look at next. It sees tokens and log-probabilities only; forwards and caches are the drafter's.
  */
 import type { TreeBudget } from './budget.ts';
-import type { DraftLaws } from './draft-laws.ts';
+import type { DraftLaws, DraftSampling } from './draft-laws.ts';
 import type { DraftTree } from './tree.ts';
 
 /** The head's best guesses after each row of a level, best first. */
@@ -47,4 +47,9 @@ export interface TreeGrower {
   readonly budget?: TreeBudget;
   /** How the tree fared: see `Drafter.settle`. */
   settle?(path: Int32Array, pathLength: number, bonus: number, forwardMs: number): void;
+}
+
+/** What guesses come about by where `grower` grows their trees: none are drawn whose place confidence decides. */
+export function samplingFor({ drawnRows }: TreeGrower, sampling: DraftSampling | undefined): DraftSampling | undefined {
+  return sampling?.kind === 'urn' && drawnRows === undefined ? sampling.instead : sampling;
 }

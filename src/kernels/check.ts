@@ -300,12 +300,17 @@ function checkMoveKv(kv: KvLayer, from: Int32Array, to: Int32Array, count: numbe
   }
 }
 
+/** What names the k first of every row. */
+function checkRanking(place: string, ids: Sized, n: number, cols: number, k: number): void {
+  checkCount(place, 'n', n, 0);
+  checkCount(place, 'cols', cols, 1);
+  if (!(Number.isInteger(k) && k >= 1 && k <= cols)) fail(place, `k must be in 1..${cols}, got ${k}`);
+  atLeast(place, 'ids', ids, n * k);
+}
+
 function checkTopK(ids: Sized, values: Sized, x: Sized, n: number, cols: number, k: number): void {
-  checkCount('topK', 'n', n, 0);
-  checkCount('topK', 'cols', cols, 1);
-  if (!(Number.isInteger(k) && k >= 1 && k <= cols)) fail('topK', `k must be in 1..${cols}, got ${k}`);
+  checkRanking('topK', ids, n, cols, k);
   atLeast('topK', 'x', x, n * cols);
-  atLeast('topK', 'ids', ids, n * k);
   atLeast('topK', 'values', values, n * k);
 }
 
@@ -319,11 +324,8 @@ function checkRace(
   key: Sized,
   labels: Sized | null,
 ): void {
-  checkCount('race', 'n', n, 0);
-  checkCount('race', 'cols', cols, 1);
-  if (!(Number.isInteger(k) && k >= 1 && k <= cols)) fail('race', `k must be in 1..${cols}, got ${k}`);
+  checkRanking('race', ids, n, cols, k);
   atLeast('race', 'rates', rates, n * cols);
-  atLeast('race', 'ids', ids, n * k);
   atLeast('race', 'times', times, n * k);
   atLeast('race', 'key', key, 2);
   if (labels !== null) atLeast('race', 'labels', labels, cols);

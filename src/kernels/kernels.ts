@@ -210,7 +210,7 @@ export interface Kernels {
   /**
    * The k that arrive first in an exponential race, per row: column i arrives at E_i / rates[i], E_i exponential, ascending: ids [n, k],
    * times [n, k]. The first one is a draw from the law that the rates are in proportion to. E_i depends on `key` [2] and on labels[i]
-   * (on i for null), so rows, and calls with the same key, run the same race at rates of their own. Rates that are 0 or NaN never arrive:
+   * (on i for null), so rows, and calls with the same key, run the same race at rates of their own. Rates that are not above 0 never arrive:
    * Infinity, lowest ids first. k <= cols.
    */
   race(

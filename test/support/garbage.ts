@@ -18,7 +18,7 @@ const WINDOWS = 16;
 
 /**
  * What a round may leave, in bytes. Its event with the generator's wrapper is 150 and each number boxed for a native call 16: 280 to 365 measured.
- * A race boxes its key, for every token and every level of a tree (435 to 451), a nucleus a few numbers more, sampled drafts some for each
+ * A race boxes a number or two for every token and every level of a tree (435 to 451), a nucleus a few more, sampled drafts some for each
  * guess, 24 of them in a tree of 12 (845),
  * a budget for some of its beliefs and costs, as the compiler has it (373 to 470 where others leave 307 to 325).
  */
