@@ -7,6 +7,7 @@
  * other positions, a head still sees the tokens: what it then gets right owes nothing to features, which are what EAGLE is about
  * (arXiv:2401.15077, §3.1).
  */
+import { bestGuessesAlong, knownTo } from '../draft/best-guesses.ts';
 import type { EagleHead } from '../draft/eagle-head.ts';
 import { NoDrafter } from '../draft/none.ts';
 import { COMMITTED, ForwardBatch } from '../model/forward-batch.ts';
@@ -27,7 +28,7 @@ export interface Agreement {
   readonly shuffledFeatures: number;
   /** Positions whose token is the one that the text has most often. */
   readonly commonestToken: number;
-  /** Positions whose token the head can guess at all. */
+  /** Positions whose token may be guessed at all: one of the draft vocabulary, or of the text before it. */
   readonly inDraftVocabulary: number;
   /**
    * `random`: no better than naming the commonest token. `weak`: better, but not better than with features of other positions. Better is
@@ -62,13 +63,14 @@ export function measureAgreement(
     const features = reader.read(text);
     const guesses = guessesAfter(target, head, text, features, 0);
     const shuffled = guessesAfter(target, head, text, features, text.length >> 1);
+    const firstPlace = new Map(text.map((token, place): [number, number] => [token, place]).reverse());
     // Row i has eaten feature i and token i + 1.
     for (let i = Math.max(0, prompt.length - 2); i + 2 < text.length; i++) {
       const next = text[i + 2]!;
       positions++;
       if (guesses[i] === next) right++;
       if (shuffled[i] === next) rightShuffled++;
-      if (draftVocabulary?.has(next) ?? true) inDraftVocabulary++;
+      if ((draftVocabulary?.has(next) ?? true) || firstPlace.get(next)! < i + 2) inDraftVocabulary++;
       counts.set(next, (counts.get(next) ?? 0) + 1);
     }
   }
@@ -129,19 +131,24 @@ function guessesAfter(
   const sequence = cache.sequences[0]!;
   const batch = new ForwardBatch(CHUNK);
   const input = new ScratchTensor();
-  const guesses = new Int32Array(count);
+  const predicted = new ScratchTensor().reshape(count, features.cols);
   for (let start = 0; start < count; start += CHUNK) {
     batch.clear();
     const rows = Math.min(CHUNK, count - start);
     input.reshape(rows, features.cols);
     for (let row = 0, parent = COMMITTED; row < rows; row++) {
-      parent = batch.append(sequence, text[start + row + 1]!, parent, true);
+      parent = batch.append(sequence, text[start + row + 1]!, parent, false);
       copyRow(input, row, features, (start + row + shift) % count);
     }
-    const { data, cols } = head.logits(batch, head.forward(batch, input, cache));
-    target.kernels.argmax(guesses.subarray(start, start + rows), data, rows, cols);
+    const { data } = head.forward(batch, input, cache);
+    predicted.data.set(data.subarray(0, rows * features.cols), start * features.cols);
     sequence.commitAll();
   }
-  const { targetIds } = head;
-  return targetIds === undefined ? guesses : guesses.map((id) => targetIds[id]!);
+  return bestGuessesAlong(
+    target,
+    head,
+    predicted,
+    text,
+    Int32Array.from({ length: count }, (_, row) => knownTo(row + 1)),
+  );
 }

@@ -7,14 +7,14 @@
  * Knows logits and laws, nothing of forwards or of how rows make up a tree.
  */
 import type { Kernels } from '../kernels/kernels.ts';
-import { copyRow, ScratchTensor, type Tensor } from '../tensor/tensor.ts';
+import { ScratchTensor, type Tensor } from '../tensor/tensor.ts';
 import type { Law, UrnSampling } from './draft-laws.ts';
 import type { Guesses } from './tree-grower.ts';
 
 export class DrawnGuesses {
   readonly #kernels: Kernels;
-  readonly #targetIds: Int32Array | undefined; // [Vd]
-  readonly #laws = new ScratchTensor(); // [rows of one tree, Vd]
+  readonly #targetIds: Int32Array | undefined; // [most]
+  readonly #laws = new ScratchTensor(); // [rows of one tree, most], 0 from Vd on
   readonly #law: Float32Array; // [V] one of them over the target's tokens
   readonly #taken: Float32Array; // [branching] weights that are out of the urn
   #sampling!: UrnSampling;
@@ -22,7 +22,10 @@ export class DrawnGuesses {
   #rows = 0;
   #draws = 0;
 
-  /** @param maxRows of all levels of a tree together. @param targetIds of draft ids, undefined where they are the same. */
+  /**
+   * @param maxRows of all levels of a tree together.
+   * @param targetIds of draft ids, as they stand when a tree is drawn: a text may add some. Undefined where they are the same.
+   */
   constructor(
     kernels: Kernels,
     vocabSize: number,
@@ -50,8 +53,10 @@ export class DrawnGuesses {
     const branching = this.#taken.length;
     this.#kernels.softmax(logits.data, logits.data, rows, logits.cols, this.#sampling.inverseTemperature);
     for (let row = 0; row < rows; row++) {
-      copyRow(this.#laws, this.#rows, logits, row);
-      this.#drawFrom(this.#laws.row(this.#rows++), tokens, logProbabilities, row * branching);
+      const law = this.#laws.row(this.#rows++);
+      law.set(logits.row(row));
+      law.fill(0, logits.cols);
+      this.#drawFrom(law, tokens, logProbabilities, row * branching);
     }
   }
 
@@ -73,7 +78,8 @@ export class DrawnGuesses {
     const law = this.#laws.row(row);
     const ids = this.#targetIds;
     if (ids === undefined) return law;
-    for (let i = 0; i < law.length; i++) this.#law[ids[i]!] = law[i]!;
+    this.#law.fill(0); // what is no draft id any more
+    for (let i = 0; i < law.length; i++) if (law[i]! > 0) this.#law[ids[i]!] = law[i]!;
     return this.#law;
   }
 }

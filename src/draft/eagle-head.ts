@@ -100,10 +100,13 @@ export class EagleHead implements Disposable {
     return decoderLayer(ops, this.#layer, x, cache.layers[0]!, this.#settings, batch);
   }
 
-  /** Logits over the draft vocabulary of the batch's wanted rows: [batch.logitCount, Vd]. */
-  logits(batch: ForwardBatch, predicted: Tensor): Tensor {
+  /**
+   * Logits of the batch's wanted rows: [batch.logitCount, lmHead.rows].
+   * @param lmHead rows of the target's: those of the draft vocabulary, unless said.
+   */
+  logits(batch: ForwardBatch, predicted: Tensor, lmHead: PackedMatrix = this.#lmHead): Tensor {
     const wanted = this.#ops.selectRows(predicted, batch.logitRows, batch.logitCount);
-    return this.#ops.linear(wanted, this.#lmHead);
+    return this.#ops.linear(wanted, lmHead);
   }
 
   /** [Vd, d], frozen: the target's, or the rows of it that the draft vocabulary names. */

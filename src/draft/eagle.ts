@@ -12,6 +12,7 @@ import type { Drafter } from './drafter.ts';
 import type { EagleHead } from './eagle-head.ts';
 import { LevelDrafting, LevelForwards, type LevelModel, levelExtras } from './level-drafting.ts';
 import { DRAFT_ROWS, type DraftForwards } from './measure-costs.ts';
+import { TextVocabulary } from './text-vocabulary.ts';
 import type { DraftTree } from './tree.ts';
 import type { TreeGrower } from './tree-grower.ts';
 import { createGrower, type TreePolicy } from './tree-policy.ts';
@@ -31,6 +32,8 @@ export class EagleDrafter implements Drafter, LevelModel {
   readonly #levels: LevelDrafting;
   readonly #sequence: KvSequence;
   readonly #batch: ForwardBatch;
+  /** Undefined where all tokens may be guessed. */
+  readonly #vocabulary: TextVocabulary | undefined;
 
   // Features of committed rows that the head has not seen: row i of the head eats (feature i, token i + 1).
   readonly #pending = new ScratchTensor(); // [PENDING_ROWS, d], the first #pendingCount
@@ -44,9 +47,10 @@ export class EagleDrafter implements Drafter, LevelModel {
   constructor(target: TargetModel, head: EagleHead, policy: TreePolicy, contextSize: number) {
     this.#head = head;
     const { hiddenSize, vocabSize, draftVocabSize } = head.config;
-    this.draftVocabSize = draftVocabSize;
-    this.targetIds = head.targetIds;
     const grower = createGrower(policy, draftVocabSize);
+    this.#vocabulary = head.targetIds && new TextVocabulary(target, head.targetIds, head.lmHead, contextSize);
+    this.targetIds = this.#vocabulary?.targetIds;
+    this.draftVocabSize = this.targetIds?.length ?? vocabSize;
     const { maxRows, maxLevels } = grower;
     this.#grower = grower;
     this.maxNodes = grower.maxNodes;
@@ -67,6 +71,7 @@ export class EagleDrafter implements Drafter, LevelModel {
     // The head's last row has eaten the first pending token. Where the texts part before that, the row that eats the first new token needs
     // a feature that is gone.
     const kept = shared > seen ? shared : Math.max(shared - 1, 0);
+    this.#vocabulary?.resume(text, kept, seen + this.#pendingCount);
     this.#sequence.truncate(Math.min(seen, kept));
     this.#pendingCount = Math.max(kept - seen, 0);
     return kept;
@@ -78,6 +83,7 @@ export class EagleDrafter implements Drafter, LevelModel {
       if (this.#pendingCount === PENDING_ROWS) this.#feedAllButLast();
       const row = rows[i]!;
       this.#text[this.#sequence.length + this.#pendingCount] = tokens[row]!;
+      this.#vocabulary?.add(tokens[row]!);
       copyRow(this.#pending, this.#pendingCount, features, row);
       this.#pendingCount++;
     }
@@ -86,13 +92,14 @@ export class EagleDrafter implements Drafter, LevelModel {
   propose(root: number, maxDepth: number): DraftTree {
     const context = this.#sequence.length + this.#pendingCount;
     if (!this.#levels.start(root, context, maxDepth, this.#pendingCount)) return this.#levels.finish();
+    this.#vocabulary?.add(root);
     this.#fillPending(this.#pendingCount, root, true);
     this.#pendingCount = 0;
     return this.#levels.grow();
   }
 
   forward(batch: ForwardBatch): Tensor {
-    return this.#head.logits(batch, this.#extrapolate(batch));
+    return this.#head.logits(batch, this.#extrapolate(batch), this.#vocabulary?.lmHead);
   }
 
   #extrapolate(batch: ForwardBatch): Tensor {
@@ -137,6 +144,7 @@ export class EagleDrafter implements Drafter, LevelModel {
 
   [Symbol.dispose](): void {
     this.cache[Symbol.dispose]();
+    this.#vocabulary?.[Symbol.dispose]();
     this.#head[Symbol.dispose]();
   }
 }

@@ -15,11 +15,11 @@ import type { DraftTree } from './tree.ts';
 import { type Guesses, samplingFor, type TreeGrower } from './tree-grower.ts';
 
 export interface LevelModel {
-  /** Tokens that it can guess, Vd. */
+  /** Tokens that it can guess, at most. */
   readonly draftVocabSize: number;
-  /** Target id of a draft id; undefined where both vocabularies are the same. */
-  readonly targetIds: Int32Array | undefined; // [Vd]
-  /** Logits of the batch's wanted rows, [logitCount, Vd]; they may be overwritten. */
+  /** Target id of a draft id, as it stands in the round; undefined where both vocabularies are the same. */
+  readonly targetIds: Int32Array | undefined; // [draftVocabSize]
+  /** Logits of the batch's wanted rows over the Vd tokens that may be guessed in this round, [logitCount, Vd]; they may be overwritten. */
   forward(batch: ForwardBatch): Tensor;
   /** Row `row` of the coming forward hangs below row `parent` of the last one. */
   descend?(row: number, parent: number): void;
@@ -70,7 +70,7 @@ export class LevelDrafting {
     const guesses = maxRows * branching;
     this.#guesses = { tokens: new Int32Array(guesses), logProbabilities: new Float64Array(guesses) };
     this.#chosen = new ChosenGuesses(kernels, maxRows, branching);
-    this.#raced = new RacedGuesses(kernels, model.draftVocabSize, model.targetIds, maxRows, branching);
+    this.#raced = new RacedGuesses(kernels, model.targetIds, maxRows, branching);
     this.#paths = new Int32Array(maxRows * maxLevels);
     this.#parentPaths = new Int32Array(maxRows * maxLevels);
     this.#ancestors = new Int32Array(maxLevels);
@@ -166,7 +166,7 @@ export class LevelDrafting {
         this.#drawn!.draw(logits, count, this.#guesses);
         break;
       case 'race':
-        this.#raced.race(logits.data, count, this.#sampling, this.#position++, this.#guesses);
+        this.#raced.race(logits.data, count, logits.cols, this.#sampling, this.#position++, this.#guesses);
         break;
     }
     if (targetIds === undefined) return;

@@ -85,14 +85,17 @@ export class MedusaHeads implements Disposable {
     return x;
   }
 
-  /** One feature [1, d] through `count` heads from `first` on: logits over the draft vocabulary, [count, Vd], valid until the next call. */
-  logits(feature: Tensor, count: number, first = 0): Tensor {
+  /**
+   * One feature [1, d] through `count` heads from `first` on: logits over the draft vocabulary, [count, Vd], valid until the next call.
+   * @param shared rows of the target's LM head, where that is shared: those of the draft vocabulary, unless said.
+   */
+  logits(feature: Tensor, count: number, first = 0, shared: PackedMatrix = this.lmHead(0)): Tensor {
     const ops = this.#ops;
     ops.release(0);
     const outputs = this.#outputs.reshape(count, feature.cols);
     for (let i = 0; i < count; i++) copyRow(outputs, i, this.forward(first + i, feature), 0);
     // One LM head reads all rows at once, at the cost of little more than one.
-    if (this.sharedLmHead) return ops.linear(outputs, this.lmHead(0));
+    if (this.sharedLmHead) return ops.linear(outputs, shared);
     const logits = this.#logits.reshape(count, this.draftVocabSize);
     for (let i = 0; i < count; i++)
       this.#target.kernels.matmul(logits.row(i), outputs.row(i), this.lmHead(first + i), 1, null);

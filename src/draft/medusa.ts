@@ -13,6 +13,7 @@ import { DrawnGuesses } from './drawn-guesses.ts';
 import type { DraftForwards } from './measure-costs.ts';
 import type { MedusaHeads } from './medusa-heads.ts';
 import { RacedGuesses } from './raced-guesses.ts';
+import { TextVocabulary } from './text-vocabulary.ts';
 import { type DraftTree, depthOf } from './tree.ts';
 import { type Guesses, samplingFor, type TreeGrower } from './tree-grower.ts';
 import { createGrower, type TreePolicy } from './tree-policy.ts';
@@ -27,6 +28,9 @@ export class MedusaDrafter implements Drafter {
   readonly #levels: number;
   /** Of one pass. A tree of settled shape wants all, and they read the LM head together; a budget asks for one more while that pays. */
   readonly #headsTogether: number;
+  /** Undefined where all tokens may be guessed, or no other ones: heads with LM heads of their own. */
+  readonly #vocabulary: TextVocabulary | undefined;
+  readonly #targetIds: Int32Array | undefined; // of draft ids, as they stand in the round
 
   /** Of the last committed row. Known once a row of the running text was observed. */
   readonly #feature = new ScratchTensor(); // [1, d]
@@ -51,8 +55,8 @@ export class MedusaDrafter implements Drafter {
   };
   #tree!: DraftTree;
 
-  /** @param policy whose nodes deeper than there are heads are never proposed. */
-  constructor(target: TargetModel, heads: MedusaHeads, policy: TreePolicy) {
+  /** @param policy whose nodes deeper than there are heads are never proposed. @param contextSize tokens of a text, at most. */
+  constructor(target: TargetModel, heads: MedusaHeads, policy: TreePolicy, contextSize: number) {
     this.#target = target;
     this.#heads = heads;
     const grower = createGrower(policy, heads.draftVocabSize);
@@ -69,19 +73,26 @@ export class MedusaDrafter implements Drafter {
     }));
     this.#guesses = guessesOf(maxRows, branching);
     this.#chosen = new ChosenGuesses(target.kernels, this.#levels, branching);
-    this.#raced = new RacedGuesses(target.kernels, heads.draftVocabSize, heads.targetIds, 1, branching);
+    this.#vocabulary =
+      heads.sharedLmHead && heads.targetIds !== undefined
+        ? new TextVocabulary(target, heads.targetIds, heads.lmHead(0), contextSize)
+        : undefined;
+    this.#targetIds = this.#vocabulary?.targetIds ?? heads.targetIds;
+    this.#raced = new RacedGuesses(target.kernels, this.#targetIds, 1, branching);
   }
 
   /** The loop computes the last token of every prompt, and that is the row whose feature the heads will read. */
-  resume(_text: readonly number[], held: number, sampling?: DraftSampling): number {
+  resume(text: readonly number[], held: number, sampling?: DraftSampling): number {
     this.#sampling = samplingFor(this.#grower, sampling);
+    this.#vocabulary?.resume(text, held, 0); // what was seen before is not kept here
     this.#known = false;
     this.#committed = held;
     return held;
   }
 
-  observe(_tokens: Int32Array, features: Tensor, rows: Int32Array, count: number): void {
+  observe(tokens: Int32Array, features: Tensor, rows: Int32Array, count: number): void {
     if (count === 0) return;
+    if (this.#vocabulary !== undefined) for (let i = 0; i < count; i++) this.#vocabulary.add(tokens[rows[i]!]!);
     copyRow(this.#feature, 0, features, rows[count - 1]!);
     this.#known = true;
     this.#committed += count;
@@ -90,6 +101,7 @@ export class MedusaDrafter implements Drafter {
   propose(root: number, maxDepth: number): DraftTree {
     const grower = this.#grower;
     const levels = Math.min(maxDepth, this.#levels);
+    this.#vocabulary?.add(root);
     const wanted = grower.start(root, this.#committed, levels, this.#known ? 1 : 0, this.#startDrawing());
     if (wanted && this.#known && levels > 0 && this.maxNodes > 1) {
       for (let level = 0, known = 0, rows = 1; rows > 0; level++) {
@@ -114,12 +126,12 @@ export class MedusaDrafter implements Drafter {
   #createDrawnGuesses(): DrawnGuesses {
     const { vocabSize } = this.#target.config;
     const { branching } = this.#grower;
-    return new DrawnGuesses(this.#target.kernels, vocabSize, this.#heads.targetIds, this.#levels, branching);
+    return new DrawnGuesses(this.#target.kernels, vocabSize, this.#targetIds, this.#levels, branching);
   }
 
   /** What `count` heads from `first` on guess. @returns how many. */
   #guess(first: number, count: number): number {
-    const logits = this.#heads.logits(this.#feature, count, first);
+    const logits = this.#heads.logits(this.#feature, count, first, this.#vocabulary?.lmHead);
     const guesses = this.#guessesFrom[first]!;
     switch (this.#sampling?.kind) {
       case undefined:
@@ -132,11 +144,12 @@ export class MedusaDrafter implements Drafter {
         // A head a position: the first guesses what follows the root.
         for (let i = 0; i < count; i++) {
           const position = this.#committed + 1 + first + i;
-          this.#raced.race(logits.row(i), 1, this.#sampling, position, this.#guessesFrom[first + i]!);
+          const row = i === 0 ? logits.data : logits.row(i);
+          this.#raced.race(row, 1, logits.cols, this.#sampling, position, this.#guessesFrom[first + i]!);
         }
         break;
     }
-    const { targetIds } = this.#heads;
+    const targetIds = this.#targetIds;
     const { tokens } = guesses;
     if (targetIds !== undefined)
       for (let i = 0; i < count * this.#grower.branching; i++) tokens[i] = targetIds[tokens[i]!]!;
@@ -163,6 +176,7 @@ export class MedusaDrafter implements Drafter {
   }
 
   [Symbol.dispose](): void {
+    this.#vocabulary?.[Symbol.dispose]();
     this.#heads[Symbol.dispose]();
   }
 }

@@ -21,45 +21,38 @@ const RIVALS = 5;
 
 export class RacedGuesses {
   readonly #kernels: Kernels;
-  readonly #vocabSize: number; // Vd
-  readonly #targetIds: Int32Array | null; // [Vd]
+  readonly #targetIds: Int32Array | null; // [most tokens]
   readonly #branching: number;
-  readonly #most: number; // arrivals looked at, at least `branching`
-  readonly #ids: Int32Array; // [maxRows, most]
+  readonly #arrivals: number; // looked at, at least `branching`
+  readonly #ids: Int32Array; // [maxRows, arrivals]
   readonly #times: Float32Array; // as #ids
 
-  /** @param vocabSize of the drafter. @param targetIds of draft ids, undefined where they are the same. */
-  constructor(
-    kernels: Kernels,
-    vocabSize: number,
-    targetIds: Int32Array | undefined,
-    maxRows: number,
-    branching: number,
-  ) {
+  /** @param targetIds of draft ids, as they stand when a race is run: a text may add some. Undefined where they are the same. */
+  constructor(kernels: Kernels, targetIds: Int32Array | undefined, maxRows: number, branching: number) {
     this.#kernels = kernels;
-    this.#vocabSize = vocabSize;
     this.#targetIds = targetIds ?? null;
     this.#branching = branching;
-    this.#most = Math.min(Math.max(branching, RIVALS), vocabSize);
-    this.#ids = new Int32Array(maxRows * this.#most);
-    this.#times = new Float32Array(maxRows * this.#most);
+    this.#arrivals = Math.max(branching, RIVALS);
+    this.#ids = new Int32Array(maxRows * this.#arrivals);
+    this.#times = new Float32Array(maxRows * this.#arrivals);
   }
 
   /**
-   * Draft ids for the token at `position` after each of the first `rows` rows of logits [rows, Vd], of which it makes probabilities. A guess is
-   * believed in proportion to 1 / its time.
+   * Draft ids for the token at `position` after each of the first `rows` rows of logits [rows, vocabSize], of which it makes probabilities. A
+   * guess is believed in proportion to 1 / its time.
    */
   race(
     logits: Float32Array,
     rows: number,
+    vocabSize: number,
     { inverseTemperature, key }: RaceSampling,
     position: number,
     { tokens, logProbabilities }: Guesses,
   ): void {
-    const most = this.#most;
+    const most = Math.min(this.#arrivals, vocabSize);
     const times = this.#times;
-    this.#kernels.softmax(logits, logits, rows, this.#vocabSize, inverseTemperature * SHARPNESS);
-    this.#kernels.race(this.#ids, times, logits, rows, this.#vocabSize, most, key(position), this.#targetIds);
+    this.#kernels.softmax(logits, logits, rows, vocabSize, inverseTemperature * SHARPNESS);
+    this.#kernels.race(this.#ids, times, logits, rows, vocabSize, most, key(position), this.#targetIds);
     for (let row = 0; row < rows; row++) {
       const first = row * most;
       let all = 0;

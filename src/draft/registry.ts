@@ -123,12 +123,12 @@ function makeHybrid(parts: DrafterParts): Drafter | undefined {
 }
 
 function makeMedusa(parts: DrafterParts): Drafter | undefined {
-  const { target, openMedusa } = parts;
+  const { target, contextSize, openMedusa } = parts;
   if (openMedusa === undefined) return undefined;
   const heads = openMedusa();
   try {
     const policy = policyOf('medusa', parts, () => new MedusaForwards(target, heads, MOST_GUESSES));
-    return new MedusaDrafter(target, heads, policy);
+    return new MedusaDrafter(target, heads, policy, contextSize);
   } catch (error) {
     heads[Symbol.dispose]();
     throw error;

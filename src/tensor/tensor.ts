@@ -7,6 +7,9 @@ export interface Tensor {
   row(index: number): Float32Array;
 }
 
+/** Numbers that a buffer grows by: a width that goes up by one every few rounds shall not mean a buffer every few rounds. */
+const GROWTH = 4096;
+
 /** A tensor whose buffer stays and grows while its shape changes. */
 export class ScratchTensor implements Tensor {
   data = new Float32Array(0);
@@ -18,7 +21,7 @@ export class ScratchTensor implements Tensor {
   /** Keeps the contents where the buffer is large enough. */
   reshape(rows: number, cols: number): this {
     if (this.data.length < rows * cols) {
-      this.data = new Float32Array(rows * cols);
+      this.data = new Float32Array(Math.ceil((rows * cols) / GROWTH) * GROWTH);
       this.#views.clear();
     }
     this.rows = rows;

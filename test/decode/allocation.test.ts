@@ -19,6 +19,8 @@ afterAll(() => {
 const DRAFTERS: Readonly<Record<string, () => Drafter>> = {
   none: () => new NoDrafter(),
   eagle: () => new EagleDrafter(target, tinyHead(target), staticShape(12), CONTEXT),
+  'eagle, draft vocabulary': () =>
+    new EagleDrafter(target, tinyHead(target, { draftVocabSize: 24 }), staticShape(12), CONTEXT),
   'eagle, dynamic tree': () =>
     new EagleDrafter(target, tinyHead(target), { kind: 'dynamic', depth: 3, topK: 4, total: 12 }, CONTEXT),
 };

@@ -143,9 +143,9 @@ const DRAFTERS: Readonly<Record<string, Make>> = {
   'lookahead, deeper, rows free': (model) =>
     new LookaheadDrafter(model, { window: 4, ngram: 5, guesses: 3 }, CONTEXT, { costs: freeRows() }),
   'Medusa heads, draft vocabulary': (model) =>
-    new MedusaDrafter(model, tinyMedusa(model, { draftVocabSize: 24 }), staticShape(8)),
+    new MedusaDrafter(model, tinyMedusa(model, { draftVocabSize: 24 }), staticShape(8), CONTEXT),
   'Medusa heads of two blocks with LM heads of their own, dynamic tree, draft vocabulary': (model) =>
-    new MedusaDrafter(model, tinyMedusa(model, { layers: 2, own: true, draftVocabSize: 24 }), DYNAMIC),
+    new MedusaDrafter(model, tinyMedusa(model, { layers: 2, own: true, draftVocabSize: 24 }), DYNAMIC, CONTEXT),
   'head of NaN': (model) => eagle(model, new PoisonedHead(model, 1)),
   'head with NaN now and then': (model) => eagle(model, new PoisonedHead(model, 3)),
   'dynamic tree, head with NaN now and then': (model) => eagle(model, new PoisonedHead(model, 3), DYNAMIC),
@@ -276,7 +276,7 @@ describe('multi-round verification', () => {
     ),
     'draft vocabulary': (model) => eagle(model, tinyHead(model, { draftVocabSize: 5 }), staticShape(8)),
     'Medusa heads, draft vocabulary': (model) =>
-      new MedusaDrafter(model, tinyMedusa(model, { draftVocabSize: 5 }), staticShape(8)),
+      new MedusaDrafter(model, tinyMedusa(model, { draftVocabSize: 5 }), staticShape(8), CONTEXT),
     'head of NaN': (model) => eagle(model, new PoisonedHead(model, 1), staticShape(8)),
     'head with NaN now and then': (model) => eagle(model, new PoisonedHead(model, 3), staticShape(8)),
   };

@@ -13,7 +13,7 @@ afterAll(() => {
   kernels.dispose();
 });
 
-const make = (): MedusaDrafter => new MedusaDrafter(target, tinyMedusa(target), staticShape(12));
+const make = (): MedusaDrafter => new MedusaDrafter(target, tinyMedusa(target), staticShape(12), 2048);
 
 beforeAll(() => {
   using drafter = make();

@@ -94,7 +94,7 @@ function replay(
   run: Pick<Run, 'prompt' | 'steps'>,
   options: GenerateOptions,
 ): Step[] {
-  using drafter = new MedusaDrafter(target, heads, tree);
+  using drafter = new MedusaDrafter(target, heads, tree, 64);
   using cache = target.createCache(1, 256);
   const total = run.steps.reduce((sum, { emitted }) => sum + emitted.length, 0);
   const steps: Step[] = [];
@@ -322,7 +322,7 @@ describe('the drafter', () => {
   afterAll(() => tiny[Symbol.dispose]());
 
   it('proposes nothing before it has seen a row of the text, and nothing deeper than there are heads', () => {
-    using drafter = new MedusaDrafter(tiny, tinyMedusa(tiny, { heads: 2 }), staticShape());
+    using drafter = new MedusaDrafter(tiny, tinyMedusa(tiny, { heads: 2 }), staticShape(), 64);
     expect(drafter.propose(3, 9).size).toBe(1);
     const features = new ScratchTensor().reshape(2, tiny.config.hiddenSize);
     features.data.fill(0.3);
@@ -343,7 +343,7 @@ describe('the drafter', () => {
   ] as const)(
     'guesses below a node what it guesses below its siblings, best or first drawn first: %s',
     (_, sampling) => {
-      using drafter = new MedusaDrafter(tiny, tinyMedusa(tiny), staticShape());
+      using drafter = new MedusaDrafter(tiny, tinyMedusa(tiny), staticShape(), 64);
       drafter.resume([1], 0, sampling);
       const features = new ScratchTensor().reshape(1, tiny.config.hiddenSize);
       features.data.fill(0.3);
@@ -371,7 +371,7 @@ describe('the drafter', () => {
 
   it('is refused a tree wider than the draft vocabulary', () => {
     using heads = tinyMedusa(tiny, { draftVocabSize: 3 });
-    expect(() => new MedusaDrafter(tiny, heads, staticShape())).toThrow(
+    expect(() => new MedusaDrafter(tiny, heads, staticShape(), 64)).toThrow(
       'tree: 3 tokens can be guessed after a node, got 4',
     );
   });

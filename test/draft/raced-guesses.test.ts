@@ -53,7 +53,7 @@ describe('RacedGuesses', () => {
     (ids) => {
       const targetIds = ids === 'ids of its own' ? permutation(xorshift(4), V) : undefined;
       const context = { tokens: new Int32Array(0), length: 0, promptLength: 0 };
-      const raced = new RacedGuesses(kernels, V, targetIds, 2, 3);
+      const raced = new RacedGuesses(kernels, targetIds, 2, 3);
       const guesses = guessesOf(2, 3);
       const seen = new Set<number>();
       for (let position = 0; position < 300; position++) {
@@ -68,7 +68,7 @@ describe('RacedGuesses', () => {
         );
         const own = logits.map((_, id) => logits[targetIds?.[id] ?? id]! / SHARPNESS);
         // Row 0 is another law, which the row after it does not mind.
-        raced.race(Float32Array.from([...logitsOf(999, 8), ...own]), 2, racing(5), position, guesses);
+        raced.race(Float32Array.from([...logitsOf(999, 8), ...own]), 2, V, racing(5), position, guesses);
         const [first, second, third] = guesses.tokens.subarray(3);
         expect(targetIds?.[first!] ?? first).toBe(token);
         expect(new Set([first, second, third]).size).toBe(3);
@@ -96,12 +96,12 @@ describe('RacedGuesses', () => {
     tensor.data.set(p);
     const sampler = new Sampler(kernels, V, { temperature: TEMPERATURE, seed: 11 });
     const context = { tokens: new Int32Array(0), length: 0, promptLength: 0 };
-    const raced = new RacedGuesses(kernels, V, undefined, 1, 1);
+    const raced = new RacedGuesses(kernels, undefined, 1, 1);
     const guesses = guessesOf(1, 1);
     const positions = 20_000;
     let right = 0;
     for (let position = 0; position < positions; position++) {
-      raced.race(Float32Array.from(q), 1, racing(11), position, guesses);
+      raced.race(Float32Array.from(q), 1, V, racing(11), position, guesses);
       if (guesses.tokens[0] === sampler.choose(tensor, 0, context, position)) right++;
     }
     const share = right / positions;
@@ -114,10 +114,10 @@ describe('RacedGuesses', () => {
   });
 
   it('gives tokens of the vocabulary whatever the logits are', () => {
-    const raced = new RacedGuesses(kernels, 6, undefined, 1, 6);
+    const raced = new RacedGuesses(kernels, undefined, 1, 6);
     const guesses = guessesOf(1, 6);
     for (const value of [Number.NaN, Number.NEGATIVE_INFINITY, Number.POSITIVE_INFINITY]) {
-      raced.race(new Float32Array(6).fill(value), 1, racing(1), 0, guesses);
+      raced.race(new Float32Array(6).fill(value), 1, 6, racing(1), 0, guesses);
       expect([...guesses.tokens].sort()).toEqual([0, 1, 2, 3, 4, 5]);
     }
   });
@@ -143,7 +143,7 @@ describe('trees at a temperature', () => {
   });
 
   it("ask for the numbers of each head's position: Medusa", () => {
-    using drafter = new MedusaDrafter(target, tinyMedusa(target), shapeFromPaths([[0], [1], [0, 0]]));
+    using drafter = new MedusaDrafter(target, tinyMedusa(target), shapeFromPaths([[0], [1], [0, 0]]), 64);
     const asked: number[] = [];
     drafter.resume([5, 6, 7], 2, racing(1, asked));
     const features = new ScratchTensor().reshape(1, target.config.hiddenSize);
