@@ -5,7 +5,7 @@
 import type { Command } from 'commander';
 import { type Kernels, type PackedMatrix, packedBytes } from '../kernels/kernels.ts';
 import { floatAt, floatsOf } from '../kernels/layouts.ts';
-import { defaultDraftVocabSize } from '../train/draft-vocabulary.ts';
+import { defaultLossVocabSize } from '../train/loss-vocabulary.ts';
 import {
   type ModelOptions,
   openEngine,
@@ -27,7 +27,7 @@ interface Flags extends ModelOptions {
   readonly json?: boolean;
 }
 
-/** Hidden size 576, 9 query and 3 key-value heads of 64, intermediate size 1,536, a draft vocabulary of 12,288. */
+/** Hidden size 576, 9 query and 3 key-value heads of 64, intermediate size 1,536, a loss that tells 12,288 tokens apart. */
 const WEIGHTS: readonly { readonly name: string; readonly outputs: number; readonly inputs: number }[] = [
   { name: 'fc', outputs: 576, inputs: 1152 },
   { name: 'q, k, v', outputs: 960, inputs: 576 },
@@ -82,7 +82,7 @@ async function benchTrain(flags: Flags): Promise<void> {
   const updates = flags.steps.map((steps) =>
     timeUpdate(
       target,
-      defaultDraftVocabSize(target.config.vocabSize),
+      defaultLossVocabSize(target.config.vocabSize),
       { steps, tokens, repeats: Math.min(flags.repeats, MOST_UPDATES) },
       () => limits.push(kernels.fmaLimit(1)),
     ),

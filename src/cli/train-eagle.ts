@@ -5,6 +5,7 @@ import type { Command } from 'commander';
 import { DEFAULT_DRAFT_VOCABULARY } from '../train/draft-vocabulary.ts';
 import { EagleRun, type EagleRunOptions } from '../train/eagle-run.ts';
 import { INITIAL_HEADS } from '../train/initial-head.ts';
+import { DEFAULT_LOSS_VOCABULARY } from '../train/loss-vocabulary.ts';
 import { saveHead } from '../train/save.ts';
 import { positiveNumber, realNumber, wholeNumber } from './common.ts';
 import { type Course, type TrainingFlags, train, withTrainingOptions } from './training.ts';
@@ -16,6 +17,7 @@ interface Flags extends TrainingFlags {
   readonly noise: number;
   readonly classification: number;
   readonly draftVocab?: number;
+  readonly lossVocab?: number;
   readonly intermediateSize?: number;
   readonly start: string;
 }
@@ -37,7 +39,12 @@ export function register(parent: Command): void {
     .option('--classification <x>', 'weight of the cross-entropy beside the regression', realNumber, 0.1)
     .option(
       '--draft-vocab <n>',
-      `tokens that the head can propose (default: ${DEFAULT_DRAFT_VOCABULARY}, or all)`,
+      `tokens that may be guessed beside those of the text (default: ${DEFAULT_DRAFT_VOCABULARY}, or all)`,
+      positiveNumber,
+    )
+    .option(
+      '--loss-vocab <n>',
+      `tokens that the loss tells apart (default: ${DEFAULT_LOSS_VOCABULARY}, or all)`,
       positiveNumber,
     )
     .option('--intermediate-size <n>', 'of the head’s feed-forward layer (default: the target’s)', positiveNumber)
@@ -56,12 +63,13 @@ function course(flags: Flags): Course<EagleRun> {
     product: 'head',
     title: `EAGLE head for ${flags.model}`,
     begin(work, { target }, features, { settings, ...rest }) {
-      const { steps, unrollFrom, stepDecay, noise, classification, draftVocab, intermediateSize, start } = flags;
+      const { steps, unrollFrom, stepDecay, noise, classification, intermediateSize, start } = flags;
       const options: EagleRunOptions = {
         settings,
         training: { steps, unrollFromEpoch: unrollFrom, stepDecay, noise, loss: { regression: 1, classification } },
         start: INITIAL_HEADS.find((name) => name === start) ?? { directory: resolve(start) },
-        draftVocabSize: draftVocab,
+        draftVocabSize: flags.draftVocab,
+        lossVocabSize: flags.lossVocab,
         intermediateSize,
         ...rest,
       };

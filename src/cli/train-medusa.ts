@@ -2,6 +2,7 @@
 import type { Command } from 'commander';
 import { growMedusaTree } from '../draft/medusa-tree.ts';
 import { DEFAULT_DRAFT_VOCABULARY } from '../train/draft-vocabulary.ts';
+import { DEFAULT_LOSS_VOCABULARY } from '../train/loss-vocabulary.ts';
 import { MEDUSA_ADAMW, MedusaRun, type MedusaRunOptions } from '../train/medusa-run.ts';
 import { saveMedusa } from '../train/save.ts';
 import { positiveNumber } from './common.ts';
@@ -11,6 +12,7 @@ interface Flags extends TrainingFlags {
   readonly heads: number;
   readonly layers: number;
   readonly draftVocab?: number;
+  readonly lossVocab?: number;
 }
 
 /** Below the root, of the tree that is saved with the heads: as many as the authors'. */
@@ -25,7 +27,12 @@ export function register(parent: Command): void {
     .option('--layers <n>', 'residual blocks of each head', positiveNumber, 1)
     .option(
       '--draft-vocab <n>',
-      `tokens that the heads can propose (default: ${DEFAULT_DRAFT_VOCABULARY}, or all)`,
+      `tokens that may be guessed beside those of the text (default: ${DEFAULT_DRAFT_VOCABULARY}, or all)`,
+      positiveNumber,
+    )
+    .option(
+      '--loss-vocab <n>',
+      `tokens that the loss tells apart (default: ${DEFAULT_LOSS_VOCABULARY}, or all)`,
       positiveNumber,
     )
     .action((flags: Flags) => train(flags, course(flags)));
@@ -37,12 +44,13 @@ function course(flags: Flags): Course<MedusaRun> {
     product: 'heads',
     title: `Medusa heads for ${flags.model}`,
     begin(work, { target }, features, { settings, ...rest }) {
-      const { heads, layers, draftVocab: draftVocabSize } = flags;
+      const { heads, layers, draftVocab: draftVocabSize, lossVocab: lossVocabSize } = flags;
       const options: MedusaRunOptions = {
         settings: { ...settings, adamW: MEDUSA_ADAMW },
         heads,
         layers,
         draftVocabSize,
+        lossVocabSize,
         ...rest,
       };
       return new MedusaRun(work, target, features, options);

@@ -2,9 +2,11 @@
 import { uniformAt } from '../decode/rng.ts';
 import { EagleHead } from '../draft/eagle-head.ts';
 import type { TargetModel } from '../model/target.ts';
+import { defaultDraftVocabSize } from '../train/draft-vocabulary.ts';
 import { EagleTraining } from '../train/eagle.ts';
 import { headConfig } from '../train/eagle-run.ts';
 import { initialHead } from '../train/initial-head.ts';
+import { LossVocabulary } from '../train/loss-vocabulary.ts';
 import { Trainer } from '../train/trainer.ts';
 import type { TrainingText } from '../train/unroll.ts';
 import { median } from './statistics.ts';
@@ -22,20 +24,24 @@ export interface UpdateTime {
 /** Tokens of a text: conversations with SmolLM2 have a few hundred. */
 const TEXT = 256;
 
-/** @param between called before each update, where something else shall have its turn. */
+/** @param lossVocabSize tokens that the loss tells apart. @param between called before each update, where something else shall have its turn. */
 export function timeUpdate(
   target: TargetModel,
-  draftVocabSize: number,
+  lossVocabSize: number,
   { steps, tokens: wanted, repeats }: { readonly steps: number; readonly tokens: number; readonly repeats: number },
   between: () => void,
 ): UpdateTime {
+  // What the head may guess is no part of its training.
+  const draftVocabSize = defaultDraftVocabSize(target.config.vocabSize);
   const config = headConfig(target.config, { draftVocabSize, intermediateSize: target.config.intermediateSize });
   const ids = Int32Array.from({ length: draftVocabSize }, (_, id) => id);
   using source = initialHead('identity', config, ids, 0);
   using head = new EagleHead(target, config, source, { dtype: 'f32' });
-  using training = new EagleTraining(target.kernels, head, { steps, unrollFromEpoch: 0, stepDecay: 0.8, noise: 0.1 });
   const texts = Math.ceil(wanted / TEXT);
-  const all = Array.from({ length: texts }, (_, text) => idleText(text, draftVocabSize, config.hiddenSize));
+  const all = Array.from({ length: texts }, (_, text) => idleText(text, lossVocabSize, config.hiddenSize));
+  using vocabulary = new LossVocabulary(target, all, lossVocabSize);
+  const options = { steps, unrollFromEpoch: 0, stepDecay: 0.8, noise: 0.1 };
+  using training = new EagleTraining(target.kernels, head, options, vocabulary.lmHead);
   const gradients = (batch: readonly number[], seed: number) =>
     training.gradients(
       batch.map((text) => all[text]!),
@@ -66,7 +72,7 @@ export function timeUpdate(
   return {
     steps,
     tokens,
-    multiplyAdds: multiplyAdds(texts, steps, weights, draftVocabSize * config.hiddenSize),
+    multiplyAdds: multiplyAdds(texts, steps, weights, lossVocabSize * config.hiddenSize),
     ms: median(times),
   };
 }

@@ -9,6 +9,7 @@ import { coverage, defaultDraftVocabSize, draftTargetIds } from './draft-vocabul
 import { EagleTraining, type EagleTrainingOptions } from './eagle.ts';
 import type { TextFeatures } from './feature-store.ts';
 import { type InitialHead, initialHead } from './initial-head.ts';
+import { LossVocabulary } from './loss-vocabulary.ts';
 import { type RunOptions, splitTexts, TrainingRun } from './run.ts';
 import type { EncodedText } from './unroll.ts';
 
@@ -16,8 +17,10 @@ export interface EagleRunOptions extends RunOptions {
   readonly training: EagleTrainingOptions;
   /** A head that exists goes on from its weights, with its own draft vocabulary and shape. */
   readonly start: InitialHead | ExistingHead;
-  /** Tokens that the head can propose; `DEFAULT_DRAFT_VOCABULARY` unless said. */
+  /** Tokens that the head may guess beside those of the text; `DEFAULT_DRAFT_VOCABULARY` unless said. */
   readonly draftVocabSize?: number | undefined;
+  /** Tokens that the loss tells apart; `DEFAULT_LOSS_VOCABULARY` unless said. */
+  readonly lossVocabSize?: number | undefined;
   /** Of the feed-forward layer; the target's unless said. */
   readonly intermediateSize?: number | undefined;
 }
@@ -28,22 +31,33 @@ export interface ExistingHead {
 
 export class EagleRun extends TrainingRun {
   readonly head: EagleHead;
-  /** Share of the counting tokens that the draft vocabulary holds. */
+  /** Share of the counting tokens that the draft vocabulary or the text before them holds. */
   readonly coverage: number;
+  readonly #lossVocabulary: LossVocabulary;
 
-  /** @throws RequestError where the directory's checkpoint is of another run, or the head to go on from of another shape than is asked for. */
+  /**
+   * @throws RequestError where the directory's checkpoint is of another run, or the head to go on from of another shape than is asked for,
+   *   and where more tokens are asked for than the target has.
+   */
   constructor(directory: string, target: TargetModel, features: TextFeatures, options: EagleRunOptions) {
     const { trained } = splitTexts(features, options.heldBackEvery);
     const texts = trained.map((index) => features.text(index));
     const head = createHead(target, texts, options);
-    super(directory, features, new EagleTraining(target.kernels, head, options.training), options);
+    const lossVocabulary = new LossVocabulary(target, texts, options.lossVocabSize);
+    const training = new EagleTraining(target.kernels, head, options.training, lossVocabulary.lmHead);
+    // Sizes that nobody asked for too: a default may change between a checkpoint and the run that finds it.
+    const sizes = { draftVocabSize: head.config.draftVocabSize, lossVocabSize: lossVocabulary.size };
+    const course: EagleRunOptions = { ...options, ...sizes };
+    super(directory, features, training, course);
     this.head = head;
+    this.#lossVocabulary = lossVocabulary;
     this.coverage = coverage(texts, head.targetIds);
   }
 
   override [Symbol.dispose](): void {
     super[Symbol.dispose]();
     this.head[Symbol.dispose]();
+    this.#lossVocabulary[Symbol.dispose]();
   }
 }
 

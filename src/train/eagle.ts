@@ -1,7 +1,7 @@
 /** One step of training an EAGLE-1 head (arXiv:2401.15077 §3.2): texts in, gradients of the head's parameters out. */
 import { uniformAt } from '../decode/rng.ts';
 import type { EagleHead } from '../draft/eagle-head.ts';
-import type { Kernels } from '../kernels/kernels.ts';
+import type { Kernels, PackedMatrix } from '../kernels/kernels.ts';
 import { copyRow, ScratchTensor, type Tensor } from '../tensor/tensor.ts';
 import { EagleLoss, type EagleStepLoss, type LossWeights, type Prediction } from './loss.ts';
 import { Parameters } from './parameters.ts';
@@ -31,14 +31,18 @@ export class EagleTraining implements Disposable {
   readonly #input = new ScratchTensor();
   readonly #cache: StepCache;
 
-  /** @param head with f32 weights. */
-  constructor(kernels: Kernels, head: EagleHead, options: EagleTrainingOptions) {
+  /**
+   * @param head with f32 weights.
+   * @param lmHead [Vl, d], frozen: the target's rows of the tokens that the loss tells apart; the head's own unless said. It must outlive
+   *   the training.
+   */
+  constructor(kernels: Kernels, head: EagleHead, options: EagleTrainingOptions, lmHead: PackedMatrix = head.lmHead) {
     this.#head = head;
     this.#options = options;
     this.parameters = new Parameters(kernels, head.tensors());
     this.#tape = new Tape(kernels, this.parameters);
     this.#cache = new StepCache(this.#tape, (slots) => head.createCache(slots));
-    this.#loss = new EagleLoss(kernels, head.lmHead, options.loss);
+    this.#loss = new EagleLoss(kernels, lmHead, options.loss);
   }
 
   /** Leaves the gradients of Σ decayʲ · loss of step j in the parameters. @param seed of the noise. @param epoch from 0. */

@@ -3,22 +3,33 @@ import type { MedusaHeads } from '../draft/medusa-heads.ts';
 import type { Kernels } from '../kernels/kernels.ts';
 import { EagerOps } from '../tensor/ops.ts';
 import { ScratchTensor } from '../tensor/tensor.ts';
+import type { LossVocabulary } from './loss-vocabulary.ts';
+import { heldTo } from './medusa.ts';
 import { stackFeatures, type TrainingText } from './unroll.ts';
 
 /** Rows whose logits are in memory at once. */
 const CHUNK = 128;
 
+export interface AccuracyOptions {
+  readonly ranks: number;
+  /** The target's hidden size. */
+  readonly d: number;
+  /** What the heads may guess where they share the target's LM head; their draft vocabulary unless said. */
+  readonly vocabulary?: Pick<LossVocabulary, 'targetIds' | 'lmHead'>;
+}
+
 /**
  * Of the tokens that count, the share that head i had at each rank, i + 2 places before. One that the heads cannot guess is had at none.
- * @param d the target's hidden size. @returns [heads][ranks]
+ * @returns [heads][ranks]
  */
 export function headAccuracies(
   kernels: Kernels,
   heads: MedusaHeads,
   texts: Iterable<TrainingText>,
-  { ranks, d }: { readonly ranks: number; readonly d: number },
+  { ranks, d, vocabulary }: AccuracyOptions,
 ): number[][] {
-  const { draftVocabSize: V, targetIds } = heads;
+  const { targetIds, lmHeads } = heldTo(heads, vocabulary);
+  const V = lmHeads[0]!.rows;
   const most = Math.min(ranks, V);
   const ops = new EagerOps(kernels);
   const stacked = new ScratchTensor();
@@ -35,7 +46,7 @@ export function headAccuracies(
         const rows = counting.subarray(first, first + CHUNK);
         ops.release(0);
         const outputs = heads.forward(head, ops.selectRows(features, rows, rows.length), ops);
-        kernels.matmul(logits, outputs.data, heads.lmHead(head), rows.length, null);
+        kernels.matmul(logits, outputs.data, lmHeads[head]!, rows.length, null);
         kernels.topK(ids, values, logits, rows.length, V, most);
         for (const [i, row] of rows.entries()) {
           const guesses = ids.subarray(i * most, (i + 1) * most);

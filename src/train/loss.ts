@@ -29,7 +29,7 @@ export interface StepLoss {
   readonly classification: number;
   /** Rows that count. */
   readonly rows: number;
-  /** Of these, rows whose likeliest token (of the draft vocabulary, where there is one) is the target's likeliest. A share of 1. */
+  /** Of these, rows whose likeliest token (of those that the loss tells apart) is the target's likeliest. A share of 1. */
   readonly agreement: number;
 }
 
@@ -50,8 +50,8 @@ const CHUNK = 128;
 
 export class EagleLoss {
   readonly #kernels: Kernels;
-  readonly #lmHead: PackedMatrix; // [Vd, d]
-  readonly #transposed: PackedMatrix; // [d, Vd]
+  readonly #lmHead: PackedMatrix; // [Vl, d]
+  readonly #transposed: PackedMatrix; // [d, Vl]
   readonly #weights: LossWeights;
   readonly #truth = new ScratchTensor();
   readonly #guess = new ScratchTensor();
@@ -63,7 +63,7 @@ export class EagleLoss {
   readonly #best = new Int32Array(CHUNK);
   readonly #teachersBest = new Int32Array(CHUNK);
 
-  /** @param lmHead [Vd, d], cut to the draft vocabulary; frozen. */
+  /** @param lmHead [Vl, d], cut to the tokens that the loss tells apart; frozen. */
   constructor(kernels: Kernels, lmHead: PackedMatrix, weights: LossWeights = EAGLE_LOSS_WEIGHTS) {
     this.#kernels = kernels;
     this.#lmHead = packF32(kernels, lmHead);
@@ -127,7 +127,7 @@ export class EagleLoss {
     }
   }
 
-  /** x [n, d] through the LM head: [n, Vd]. */
+  /** x [n, d] through the LM head: [n, Vl]. */
   #apply(into: ScratchTensor, x: Tensor): Tensor {
     const logits = into.reshape(x.rows, this.#lmHead.rows);
     this.#kernels.matmul(logits.data, x.data, this.#lmHead, x.rows, null);

@@ -9,6 +9,7 @@ import { coverage, defaultDraftVocabSize, draftTargetIds } from './draft-vocabul
 import type { TextFeatures } from './feature-store.ts';
 import { headAccuracies } from './head-accuracies.ts';
 import { draftOffsets } from './initial-head.ts';
+import { LossVocabulary } from './loss-vocabulary.ts';
 import { MedusaTraining } from './medusa.ts';
 import type { AdamWOptions } from './optimizer.ts';
 import { type RunOptions, splitTexts, TrainingRun } from './run.ts';
@@ -17,8 +18,10 @@ export interface MedusaRunOptions extends RunOptions {
   readonly heads: number;
   /** Residual blocks of each head. */
   readonly layers: number;
-  /** Tokens that the heads can propose; `DEFAULT_DRAFT_VOCABULARY` unless said. */
+  /** Tokens that the heads may guess beside those of the text; `DEFAULT_DRAFT_VOCABULARY` unless said. */
   readonly draftVocabSize?: number | undefined;
+  /** Tokens that the loss tells apart; `DEFAULT_LOSS_VOCABULARY` unless said. */
+  readonly lossVocabSize?: number | undefined;
 }
 
 /** The authors': PyTorch's, but for the decay. */
@@ -29,10 +32,11 @@ const RANKS = 10;
 
 export class MedusaRun extends TrainingRun {
   readonly heads: MedusaHeads;
-  /** Share of the counting tokens that the draft vocabulary holds. */
+  /** Share of the counting tokens that the draft vocabulary or the text before them holds. */
   readonly coverage: number;
   readonly #target: TargetModel;
   readonly #features: TextFeatures;
+  readonly #lossVocabulary: LossVocabulary;
 
   /** @throws RequestError for heads that cannot be, and where the directory's checkpoint is of another run. */
   constructor(directory: string, target: TargetModel, features: TextFeatures, options: MedusaRunOptions) {
@@ -47,24 +51,31 @@ export class MedusaRun extends TrainingRun {
     const config = { heads: count, layers, ...(targetIds !== undefined && { draftVocabSize }) };
     using source = initialMedusa(config, target.config.hiddenSize, targetIds);
     const heads = new MedusaHeads(target, config, source, { dtype: 'f32' });
-    super(directory, features, new MedusaTraining(target.kernels, heads, target.config), options);
+    const lossVocabulary = new LossVocabulary(target, texts, options.lossVocabSize);
+    const training = new MedusaTraining(target.kernels, heads, target.config, lossVocabulary);
+    // Sizes that nobody asked for too: a default may change between a checkpoint and the run that finds it.
+    const course: MedusaRunOptions = { ...options, draftVocabSize, lossVocabSize: lossVocabulary.size };
+    super(directory, features, training, course);
     this.heads = heads;
     this.#target = target;
     this.#features = features;
+    this.#lossVocabulary = lossVocabulary;
     this.coverage = coverage(texts, targetIds);
   }
 
-  /** On the texts held back: [heads][RANKS]. */
+  /** On the texts held back, of the tokens that the loss tells apart: [heads][RANKS]. */
   accuracies(): number[][] {
     const { heldBack } = splitTexts(this.#features, this.options.heldBackEvery);
     const texts = heldBack.map((index) => this.#features.read(index));
     const { kernels, config } = this.#target;
-    return headAccuracies(kernels, this.heads, texts, { ranks: RANKS, d: config.hiddenSize });
+    const options = { ranks: RANKS, d: config.hiddenSize, vocabulary: this.#lossVocabulary };
+    return headAccuracies(kernels, this.heads, texts, options);
   }
 
   override [Symbol.dispose](): void {
     super[Symbol.dispose]();
     this.heads[Symbol.dispose]();
+    this.#lossVocabulary[Symbol.dispose]();
   }
 }
 

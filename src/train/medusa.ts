@@ -10,6 +10,7 @@ import type { MedusaHeads } from '../draft/medusa-heads.ts';
 import type { Kernels, PackedMatrix } from '../kernels/kernels.ts';
 import { ScratchTensor, type Tensor } from '../tensor/tensor.ts';
 import type { StepLoss } from './loss.ts';
+import type { LossVocabulary } from './loss-vocabulary.ts';
 import { packF32 } from './matrices.ts';
 import { Parameters } from './parameters.ts';
 import type { Learner } from './run.ts';
@@ -21,6 +22,25 @@ const CHUNK = 128;
 /** Of a teacher who is sure: its soft-max is 0. */
 const NEVER = -1e30;
 
+/** The tokens that heads are held to, and the LM heads that tell these apart. */
+export interface HeldTo {
+  /** [Vl]; undefined is all tokens. */
+  readonly targetIds: Int32Array | undefined;
+  /** [K], each [Vl, d]; the same one where it is shared. */
+  readonly lmHeads: readonly PackedMatrix[];
+}
+
+/**
+ * Heads with LM heads of their own are held to their draft vocabulary, for they have nothing else to guess with.
+ * @param vocabulary for heads that share the target's LM head; their draft vocabulary unless said.
+ */
+export function heldTo(heads: MedusaHeads, vocabulary?: Pick<LossVocabulary, 'targetIds' | 'lmHead'>): HeldTo {
+  const each = Array.from({ length: heads.config.heads }, (_, head) => head);
+  return heads.sharedLmHead && vocabulary !== undefined
+    ? { targetIds: vocabulary.targetIds, lmHeads: each.map(() => vocabulary.lmHead) }
+    : { targetIds: heads.targetIds, lmHeads: each.map((head) => heads.lmHead(head)) };
+}
+
 export class MedusaTraining implements Learner {
   readonly parameters: Parameters;
   readonly #kernels: Kernels;
@@ -28,7 +48,7 @@ export class MedusaTraining implements Learner {
   readonly #hiddenSize: number;
   readonly #tape: Tape;
   readonly #lmHeads: readonly PackedMatrix[]; // [K], f32
-  readonly #draftIds: Int32Array; // [V] of target ids, NOT_DRAFTED outside the draft vocabulary
+  readonly #labels: Int32Array; // [V] row of the LM heads by target id, NO_LABEL where they have none
   readonly #stacked = new ScratchTensor();
   readonly #logits = new ScratchTensor();
   readonly #teacher = new ScratchTensor();
@@ -36,23 +56,30 @@ export class MedusaTraining implements Learner {
   readonly #rowWeights = new Float32Array(CHUNK);
   readonly #best = new Int32Array(CHUNK);
 
-  /** @param heads with f32 weights. @param hiddenSize and vocabSize of the target. */
+  /**
+   * @param heads with f32 weights. @param hiddenSize and vocabSize of the target.
+   * @param vocabulary that the loss tells apart where the heads share the target's LM head; their draft vocabulary unless said. It must
+   *   outlive the training.
+   */
   constructor(
     kernels: Kernels,
     heads: MedusaHeads,
     { hiddenSize, vocabSize }: { readonly hiddenSize: number; readonly vocabSize: number },
+    vocabulary?: Pick<LossVocabulary, 'targetIds' | 'lmHead'>,
   ) {
     this.#kernels = kernels;
     this.#heads = heads;
     this.#hiddenSize = hiddenSize;
     this.parameters = new Parameters(kernels, heads.tensors());
     this.#tape = new Tape(kernels, this.parameters);
-    const shared = heads.sharedLmHead ? packF32(kernels, heads.lmHead(0)) : undefined;
-    this.#lmHeads = Array.from({ length: heads.config.heads }, (_, head) => shared ?? heads.lmHead(head));
-    this.#draftIds = new Int32Array(vocabSize).fill(NOT_DRAFTED);
-    for (let draft = 0; draft < heads.draftVocabSize; draft++)
-      this.#draftIds[heads.targetIds === undefined ? draft : heads.targetIds[draft]!] = draft;
-    this.#teacher.reshape(CHUNK, heads.draftVocabSize).data.fill(NEVER);
+    const { targetIds, lmHeads } = heldTo(heads, vocabulary);
+    const shared = heads.sharedLmHead ? packF32(kernels, lmHeads[0]!) : undefined;
+    this.#lmHeads = lmHeads.map((own) => shared ?? own);
+    const size = lmHeads[0]!.rows;
+    this.#labels = new Int32Array(vocabSize).fill(NO_LABEL);
+    for (let label = 0; label < size; label++)
+      this.#labels[targetIds === undefined ? label : targetIds[label]!] = label;
+    this.#teacher.reshape(CHUNK, size).data.fill(NEVER);
   }
 
   /** Each head's loss, and the share of rows whose best guess is the text's token. */
@@ -79,15 +106,15 @@ export class MedusaTraining implements Learner {
     });
   }
 
-  /** Rows of the features from which the head shall guess a token that counts, and that it can guess. */
+  /** Rows of the features from which the head shall guess a token that counts, and that the loss tells apart. */
   #examples(texts: readonly TrainingText[], head: number): { readonly rows: Int32Array; readonly labels: Int32Array } {
     const rows: number[] = [];
     const labels: number[] = [];
     let first = 0;
     for (const { ids, mask } of texts) {
       for (let row = 0, at = 2 + head; at < ids.length; row++, at++) {
-        const label = this.#draftIds[ids[at]!]!;
-        if (mask[at] === 0 || label === NOT_DRAFTED) continue;
+        const label = this.#labels[ids[at]!]!;
+        if (mask[at] === 0 || label === NO_LABEL) continue;
         rows.push(first + row);
         labels.push(label);
       }
@@ -130,4 +157,4 @@ export class MedusaTraining implements Learner {
   [Symbol.dispose](): void {}
 }
 
-const NOT_DRAFTED = -1;
+const NO_LABEL = -1;

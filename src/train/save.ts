@@ -18,8 +18,8 @@ import { rowMajor } from './matrices.ts';
 export interface SavedTexts {
   /** `provenance.json`: target and its hash, data, settings, figures, command. */
   readonly provenance: Readonly<Record<string, unknown>>;
-  /** `README.md`: a short model card. */
-  readonly card: string;
+  /** `README.md`: a short model card; undefined writes none. */
+  readonly card: string | undefined;
 }
 
 /** @throws RequestError where the directory exists: a head is never written over. */
@@ -99,7 +99,8 @@ function publishedConfig(config: HeadConfig | ModelConfig): Readonly<Record<stri
   };
 }
 
-function draftMap(targetIds: Int32Array): TensorToWrite {
+/** The draft vocabulary as files have it (EAGLE-3). @param targetIds [Vd], ascending. */
+export function draftMap(targetIds: Int32Array): TensorToWrite {
   const offsets = draftOffsets(targetIds);
   return { name: 'd2t', type: 'I64', shape: [targetIds.length], data: new Uint8Array(offsets.buffer) };
 }
@@ -111,7 +112,8 @@ function inHalves(kernels: Kernels, tensor: WeightTensor): TensorToWrite {
   return { name, type: 'F16', shape, data: new Uint8Array(halves.buffer) };
 }
 
-function saveDirectory(
+/** The directory, whole or not at all. @throws RequestError where it exists. */
+export function saveDirectory(
   directory: string,
   config: Readonly<Record<string, unknown>>,
   tensors: readonly TensorToWrite[],
@@ -131,7 +133,7 @@ function saveDirectory(
     writeSafetensors(join(making, weights), tensors);
     write('config.json', `${JSON.stringify(config, undefined, 2)}\n`);
     write('provenance.json', `${JSON.stringify(provenance, undefined, 2)}\n`);
-    write('README.md', card);
+    if (card !== undefined) write('README.md', card);
     for (const [file, text] of Object.entries(others)) write(file, text);
     renameSync(making, directory);
     syncDirectory(dirname(directory));

@@ -2,6 +2,7 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
+import { openHeadFiles } from '../../src/checkpoint/head.ts';
 import { openSafetensors } from '../../src/checkpoint/safetensors.ts';
 import { smolPath } from '../support/model.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
@@ -22,7 +23,8 @@ beforeAll(async () => {
 /** As f16 bits. */
 const MINUS_ZERO = 0x8000;
 
-const SMALL = ['--draft-vocab', '512', '--intermediate-size', '64', '--steps', '2', '--batch-tokens', '128'];
+const VOCABULARIES = ['--draft-vocab', '512', '--loss-vocab', '600'];
+const SMALL = [...VOCABULARIES, '--intermediate-size', '64', '--steps', '2', '--batch-tokens', '128'];
 
 describe('train eagle', () => {
   test('makes a head that decodes, keeps its curves, and never writes over it', async () => {
@@ -34,7 +36,10 @@ describe('train eagle', () => {
     expect(summary.updates).toBeGreaterThan(3);
     expect(summary.agreementByStep).toHaveLength(2);
     const provenance = JSON.parse(readFileSync(join(head, 'provenance.json'), 'utf8')) as Record<string, unknown>;
-    expect(provenance).toMatchObject({ target: 'smollm2-135m-instruct', texts: 6 });
+    const settings = { draftVocabSize: 512, lossVocabSize: 600 };
+    expect(provenance).toMatchObject({ target: 'smollm2-135m-instruct', texts: 6, settings });
+    using files = openHeadFiles(head);
+    expect(files.config.draftVocabSize).toBe(512);
     expect(readFileSync(join(`${head}.training`, 'curves.svg'), 'utf8')).toMatch(/^<svg/);
 
     const prompt = ['generate', '--prompt', 'Tell me about tea.', '-n', '12', '--json'];
@@ -149,6 +154,18 @@ describe('train eagle', () => {
     const refused = await eaglet([...args.with(3, other), ...work, '--learning-rate', '0.5']);
     expect(refused.code).toBe(1);
     expect(refused.stderr).toMatch(/is of a run with/);
+    const loss = await eaglet([...args.with(3, other), ...work, '--loss-vocab', '700']);
+    expect(loss.code).toBe(1);
+    expect(loss.stderr).toMatch(/is of a run with .*"lossVocabSize":600.*, this one has .*"lossVocabSize":700/);
     expect(existsSync(other)).toBe(false);
+  });
+
+  test('more tokens to tell apart than there are is refused', async () => {
+    const out = join(scratch, 'refused-loss');
+    const args = ['train', 'eagle', '-o', out, '--conversations', conversations, ...SMALL, '--loss-vocab', '50000'];
+    const refused = await eaglet(args);
+    expect(refused.code).toBe(1);
+    expect(refused.stderr).toMatch(/lossVocabSize: must be at most the target's 49152, got 50000/);
+    expect(existsSync(out)).toBe(false);
   });
 });

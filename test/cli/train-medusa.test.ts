@@ -16,7 +16,7 @@ beforeAll(async () => {
   writeFileSync(conversations, conversationsAbout(['cats', 'rain', 'bread', 'Rome']));
 });
 
-const SMALL = ['--heads', '2', '--draft-vocab', '300', '--batch-tokens', '64'];
+const SMALL = ['--heads', '2', '--draft-vocab', '300', '--loss-vocab', '400', '--batch-tokens', '64'];
 const PROMPT = ['--prompt', 'What is rain?', '-n', '24', '--json', '--tree', 'medusa:mc_sim_7b_63'];
 
 describe('train medusa', () => {
@@ -36,7 +36,11 @@ describe('train medusa', () => {
     const trained = await eaglet(args);
     expect(trained.code, trained.stderr).toBe(0);
     const summary = JSON.parse(trained.stdout) as { texts: number; agreementByStep: number[] };
-    expect(summary).toMatchObject({ texts: 4, settings: { heads: 2, layers: 1, draftVocabSize: 300 } });
+    expect(summary).toMatchObject({
+      texts: 4,
+      settings: { heads: 2, layers: 1, draftVocabSize: 300, lossVocabSize: 400 },
+    });
+    expect(JSON.parse(readFileSync(join(heads, 'config.json'), 'utf8'))).toMatchObject({ draft_vocab_size: 300 });
     expect(summary.agreementByStep).toHaveLength(2);
     expect(readFileSync(join(heads, 'README.md'), 'utf8')).toMatch(/^# Medusa heads for smollm2-135m-instruct/);
     expect(readFileSync(join(`${heads}.training`, 'curves.svg'), 'utf8')).toMatch(/^<svg/);
@@ -85,12 +89,14 @@ describe('train medusa', () => {
     expect(refused.stderr).toMatch(message);
   });
 
-  test('more tokens to draft than there are is refused', async () => {
+  test.each([
+    ['--draft-vocab', /draftVocabSize: must be at most 49152, got 50000/],
+    ['--loss-vocab', /lossVocabSize: must be at most the target's 49152, got 50000/],
+  ])('%s of more tokens than there are is refused', async (option, message) => {
     const out = join(scratch, 'refused');
-    const args = ['train', 'medusa', '-o', out, '--conversations', conversations, '--draft-vocab', '50000'];
-    const refused = await eaglet(args);
+    const refused = await eaglet(['train', 'medusa', '-o', out, '--conversations', conversations, option, '50000']);
     expect(refused.code).toBe(1);
-    expect(refused.stderr).toMatch(/draftVocabSize: must be at most 49152, got 50000/);
+    expect(refused.stderr).toMatch(message);
     expect(existsSync(out)).toBe(false);
   });
 });

@@ -10,6 +10,7 @@ import { createKernels } from '../../src/kernels/choose.ts';
 import { ScratchTensor } from '../../src/tensor/tensor.ts';
 import { headAccuracies } from '../../src/train/head-accuracies.ts';
 import { LiveFeatures } from '../../src/train/live-features.ts';
+import { LossVocabulary } from '../../src/train/loss-vocabulary.ts';
 import { rowMajor } from '../../src/train/matrices.ts';
 import { MedusaTraining } from '../../src/train/medusa.ts';
 import { MEDUSA_ADAMW, MedusaRun, type MedusaRunOptions } from '../../src/train/medusa-run.ts';
@@ -43,6 +44,7 @@ const OPTIONS: MedusaRunOptions = {
   heads: 3,
   layers: 2,
   draftVocabSize: 48,
+  lossVocabSize: 48,
   promptEpochs: 0,
   heldBackEvery: 4,
   evaluateEvery: 1000,
@@ -137,10 +139,48 @@ it('a token counts where the mask says so and the heads can guess it, 2 + i plac
   expect(further[0]!.classification).not.toBe(loss[0]!.classification); // it is read, though
 });
 
+it('tokens that the draft vocabulary lacks are learned where the loss tells them apart, but by LM heads of their own', () => {
+  using reader = new FeatureReader(target, 8);
+  const ids = Int32Array.of(2, 4, 6, 11, 8);
+  const text = { ids, mask: new Uint8Array(5).fill(1), features: reader.read(ids).data.slice(0, 5 * hiddenSize) };
+  using vocabulary = new LossVocabulary(target, [text], 5);
+  expect([...vocabulary.targetIds!]).toEqual([...ids].toSorted((a, b) => a - b));
+  for (const own of [false, true]) {
+    using heads = tinyMedusa(target, { heads: 2, draftVocabSize: 48, own }); // every second token
+    const rows = (...options: LossVocabulary[]): number[] => {
+      using training = new MedusaTraining(kernels, heads, { hiddenSize, vocabSize }, ...options);
+      return training.evaluate([text]).map((loss) => loss.rows);
+    };
+    const had = (options: { readonly vocabulary?: LossVocabulary }): number[] =>
+      headAccuracies(kernels, heads, [text], { ranks: 48, d: hiddenSize, ...options }).map((ranks) =>
+        ranks.reduce((sum, share) => sum + share),
+      );
+    expect(rows()).toEqual([2, 1]); // 11 cannot be guessed
+    expect(had({})).toEqual([2 / 3, 1 / 2].map((share) => expect.closeTo(share, 10)));
+    expect(rows(vocabulary)).toEqual(own ? [2, 1] : [3, 2]);
+    expect(had({ vocabulary })).toEqual((own ? [2 / 3, 1 / 2] : [1, 1]).map((share) => expect.closeTo(share, 10)));
+  }
+});
+
+it('heads guess what their draft vocabulary has, of which the loss may tell more apart', () => {
+  const directory = mkdtempSync(join(scratch, 'small-'));
+  using run = new MedusaRun(directory, target, new LiveFeatures(target, texts), { ...OPTIONS, draftVocabSize: 8 });
+  expect(run.heads.targetIds).toHaveLength(8);
+  run.advance();
+  run.save();
+  expect(run.evaluate()[0]!.rows).toBe(3 * 22); // of all tokens of the texts held back, from the third on
+  expect(run.coverage).toBeLessThan(1);
+  const other = { ...OPTIONS, draftVocabSize: 8, lossVocabSize: 40 };
+  expect(() => new MedusaRun(directory, target, new LiveFeatures(target, texts), other)).toThrow(
+    /is of a run with .*"lossVocabSize":48.*, this one has .*"lossVocabSize":40/,
+  );
+});
+
 it.each([
   [{ heads: 65 }, 'heads: must be at most 64, got 65'],
   [{ layers: 65 }, 'layers: must be at most 64, got 65'],
   [{ draftVocabSize: vocabSize + 1 }, `draftVocabSize: must be at most ${vocabSize}, got ${vocabSize + 1}`],
+  [{ lossVocabSize: vocabSize + 1 }, `lossVocabSize: must be at most the target's ${vocabSize}, got ${vocabSize + 1}`],
 ])('%o is refused', (wrong, message) => {
   const features = new LiveFeatures(target, texts);
   expect(() => new MedusaRun(scratch, target, features, { ...OPTIONS, ...wrong })).toThrow(message);

@@ -267,6 +267,19 @@ it('a draft vocabulary holds the most frequent tokens, then the lowest ids', () 
   expect(coverage([text], Int32Array.of(4, 9))).toBe(4 / 5);
 });
 
+it('a token is covered by the draft vocabulary, or by what stands earlier in its own text, the prompt too', () => {
+  const text = (ids: readonly number[], mask: readonly number[]): EncodedText => ({
+    ids: Int32Array.from(ids),
+    mask: Uint8Array.from(mask),
+  });
+  const prompted = text([7, 5, 5, 7, 8, 8], [0, 0, 1, 1, 1, 1]);
+  // 5 and 7 stand in the prompt, the first 8 nowhere, the second after it.
+  expect(coverage([prompted], Int32Array.of(0))).toBe(3 / 4);
+  expect(coverage([prompted], Int32Array.of(8))).toBe(1);
+  expect(coverage([prompted, text([8, 7], [1, 1])], Int32Array.of(0))).toBe(3 / 6); // no text helps another
+  expect(coverage([prompted], undefined)).toBe(1);
+});
+
 it('the learning rate rises, then falls to a floor', () => {
   const schedule = { peak: 1, warmup: 4, total: 24, floor: 0.1 };
   const rates = Array.from({ length: 25 }, (_, step) => learningRate(schedule, step));
