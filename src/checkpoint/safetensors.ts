@@ -26,6 +26,11 @@ const MAX_INDEX_BYTES = 16 * 2 ** 20;
 const TYPES = ['I64', 'F32', 'F16', 'BF16', 'BOOL'] as const;
 export type SafetensorsType = (typeof TYPES)[number];
 
+/** Whether a tensor can be written as it is: the quantised types of GGUF cannot. */
+export function isSafetensorsType(type: string): type is SafetensorsType {
+  return (TYPES as readonly string[]).includes(type);
+}
+
 function elementBytes(type: SafetensorsType): number {
   return type === 'I64' ? 8 : type === 'BOOL' ? 1 : sourceRowBytes(type, 1);
 }

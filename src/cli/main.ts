@@ -3,6 +3,7 @@ import { Command } from 'commander';
 import { packageInfo } from '../package-info.ts';
 import { register as bench } from './bench.ts';
 import { register as chat } from './chat.ts';
+import { register as cutVocabulary } from './cut-vocabulary.ts';
 import { register as doctor } from './doctor.ts';
 import { register as evaluate } from './eval.ts';
 import { register as generate } from './generate.ts';
@@ -25,6 +26,7 @@ const COMMANDS = [
   tune,
   synthesize,
   train,
+  cutVocabulary,
   evaluate,
   bench,
 ] as const;

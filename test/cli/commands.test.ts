@@ -22,8 +22,19 @@ describe('the command line', () => {
     const [version, help] = await Promise.all([eaglet(['--version']), eaglet(['--help'])]);
     const { version: expected } = json(readFileSync(join(ROOT, 'package.json'), 'utf8')) as { version: string };
     expect(version).toMatchObject({ code: 0, stdout: `${expected}\n` });
-    for (const name of ['chat', 'generate', 'verify', 'pull', 'inspect', 'doctor', 'tune', 'synthesize', 'bench'])
-      expect(help.stdout).toContain(`  ${name}`);
+    const names = [
+      'chat',
+      'generate',
+      'verify',
+      'pull',
+      'inspect',
+      'doctor',
+      'tune',
+      'synthesize',
+      'cut-vocabulary',
+      'bench',
+    ];
+    for (const name of names) expect(help.stdout).toContain(`  ${name}`);
   });
 
   test.each([
@@ -199,7 +210,7 @@ describe('pull and inspect', () => {
     expect(fits.code).toBe(0);
     expect(json(fits.stdout)).toMatchObject({
       kind: 'head',
-      draftVocabulary: { tokens: 12_288, of: 49_152 },
+      draftVocabulary: { tokens: 3_072, of: 49_152 },
       target: { fits: true },
     });
     expect(misfit.code).toBe(1);
