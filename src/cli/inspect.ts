@@ -118,7 +118,7 @@ async function inspectHead(directory: string, flags: Flags): Promise<void> {
         'draft vocabulary',
         draftVocabSize === vocabSize
           ? 'all tokens of the target'
-          : `${formatCount(draftVocabSize)} of the target's ${formatCount(vocabSize)} tokens`,
+          : `${formatCount(draftVocabSize)} of the target's ${formatCount(vocabSize)} tokens, and those of the text`,
       ],
       ...targetFields(target),
     ]),
@@ -158,7 +158,9 @@ async function inspectMedusa(directory: string, flags: Flags): Promise<void> {
       ['layout', LAYOUTS[layout]],
       [
         'draft vocabulary',
-        draftVocabSize === undefined ? 'all tokens of the target' : `${formatCount(draftVocabSize)} tokens`,
+        draftVocabSize === undefined
+          ? 'all tokens of the target'
+          : `${formatCount(draftVocabSize)} tokens${layout === 'v2' ? ', and those of the text' : ''}`,
       ],
       ['tree', tree === undefined ? 'no tree.json' : describeTree(tree, heads)],
       ...targetFields(target),

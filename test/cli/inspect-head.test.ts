@@ -86,6 +86,9 @@ describe('a head that fits', () => {
     expect(target.checks.find(({ what }) => what === 'draft vocabulary')!.detail).toBe(
       '128 of 512 tokens, a map (d2t) that ascends to 508',
     );
+    expect((await eaglet(['inspect', head])).stdout).toMatch(
+      /draft vocabulary +128 of the target's 512 tokens, and those of the text\n/,
+    );
     const { share, inDraftVocabulary } = target.agreement!;
     expect(inDraftVocabulary).toBeLessThan(0.5);
     expect(share).toBeLessThanOrEqual(inDraftVocabulary);

@@ -102,6 +102,7 @@ describe('heads that fit', () => {
       fits: true,
       detail: '128 of 512 tokens, a map (d2t) that ascends to 508',
     });
+    expect((await eaglet(['inspect', cut])).stdout).toMatch(/draft vocabulary +128 tokens, and those of the text\n/);
 
     const norm = { shape: [D], data: new Float32Array(D) };
     const merged = headsWith((tensors) => tensors.set('model.norm.weight', norm), {}, 'model.safetensors');
