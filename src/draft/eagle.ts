@@ -71,7 +71,7 @@ export class EagleDrafter implements Drafter, LevelModel {
     // The head's last row has eaten the first pending token. Where the texts part before that, the row that eats the first new token needs
     // a feature that is gone.
     const kept = shared > seen ? shared : Math.max(shared - 1, 0);
-    this.#vocabulary?.resume(text, kept, seen + this.#pendingCount);
+    this.#vocabulary?.resume(text, kept);
     this.#sequence.truncate(Math.min(seen, kept));
     this.#pendingCount = Math.max(kept - seen, 0);
     return kept;

@@ -84,7 +84,7 @@ export class MedusaDrafter implements Drafter {
   /** The loop computes the last token of every prompt, and that is the row whose feature the heads will read. */
   resume(text: readonly number[], held: number, sampling?: DraftSampling): number {
     this.#sampling = samplingFor(this.#grower, sampling);
-    this.#vocabulary?.resume(text, held, 0); // what was seen before is not kept here
+    this.#vocabulary?.resume(text, held);
     this.#known = false;
     this.#committed = held;
     return held;

@@ -12,6 +12,8 @@ import type { TargetModel } from '../model/target.ts';
 /** Tokens of a text that are added, at most: 2.5 MB of a 576-wide LM head at q8. Few texts have as many different ones. */
 const MOST_OF_TEXT = 4096;
 
+const UNKNOWN = -1;
+
 type Growing<T> = { -readonly [Key in keyof T]: T[Key] };
 
 export class TextVocabulary implements Disposable {
@@ -21,7 +23,7 @@ export class TextVocabulary implements Disposable {
   readonly #core: number; // tokens of the draft vocabulary
   readonly #buffer: ArrayBuffer;
   readonly #lmHead: Growing<PackedMatrix>;
-  readonly #known: Uint8Array; // [V]
+  readonly #draftIds: Int32Array; // [V], UNKNOWN where a token may not be guessed
   #packed: number; // rows of the LM head that are there; what follows up to #size waits, one tile at most
   #size: number;
   readonly #waiting = new Int32Array(TILE_ROWS); // their target ids
@@ -48,8 +50,8 @@ export class TextVocabulary implements Disposable {
     this.#lmHead = { dtype, rows: core, cols, data };
     this.targetIds = new Int32Array(most);
     this.targetIds.set(draftVocabulary);
-    this.#known = new Uint8Array(config.vocabSize);
-    for (const id of draftVocabulary) this.#known[id] = 1;
+    this.#draftIds = new Int32Array(config.vocabSize).fill(UNKNOWN);
+    for (const [draft, id] of draftVocabulary.entries()) this.#draftIds[id] = draft;
     this.#rows = new Float32Array(TILE_ROWS * cols);
     this.#bytes = new Uint8Array(this.#rows.buffer);
     this.#maps = Array.from({ length: TILE_ROWS + 1 }, (_, n) => Int32Array.from({ length: n }, (_, row) => row));
@@ -61,21 +63,33 @@ export class TextVocabulary implements Disposable {
   }
 
   /**
-   * A text that shares its first `held` tokens with the one before, of which `seen` were added. Most of them shared, it is the same text that
-   * goes on, and what it has lost at its end may stay; else what is not in it goes.
+   * A text of which the first `held` tokens will not be added by `add`. What may be guessed, and in what order, follows from the text alone:
+   * the same draws shall give the same guesses whatever was written before. What stands in its place already stays there.
    */
-  resume(text: ArrayLike<number>, held: number, seen: number): void {
-    if (2 * held >= seen && seen > 0) return;
-    for (let draft = this.#core; draft < this.#size; draft++) this.#known[this.targetIds[draft]!] = 0;
-    this.#size = this.#core;
-    this.#packed = this.#core;
-    for (let i = 0; i < held; i++) this.add(text[i]!);
+  resume(text: ArrayLike<number>, held: number): void {
+    let kept = this.#core;
+    for (let i = 0; i < held; i++) {
+      const draft = this.#draftIds[text[i]!]!;
+      if (draft === kept) kept++;
+      else if (draft === UNKNOWN || draft > kept) {
+        this.#truncate(kept);
+        this.add(text[i]!);
+        kept = this.#size;
+      }
+    }
+    this.#truncate(kept);
+  }
+
+  #truncate(size: number): void {
+    for (let draft = size; draft < this.#size; draft++) this.#draftIds[this.targetIds[draft]!] = UNKNOWN;
+    this.#size = size;
+    this.#packed = Math.min(this.#packed, size);
   }
 
   /** A token of the text, which may be guessed from now on while there is room. */
   add(token: number): void {
-    if (this.#known[token] === 1 || this.#size === this.targetIds.length) return;
-    this.#known[token] = 1;
+    if (this.#draftIds[token] !== UNKNOWN || this.#size === this.targetIds.length) return;
+    this.#draftIds[token] = this.#size;
     this.#waiting[this.#size - this.#packed] = token;
     this.targetIds[this.#size++] = token;
     if (this.#size - this.#packed === TILE_ROWS) this.#pack();

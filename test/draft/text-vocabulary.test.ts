@@ -49,18 +49,21 @@ describe('the tokens', () => {
       expect(idsOf(vocabulary)).toEqual([...CORE, 9, 60]);
     }, 2));
 
-  it('of a text that goes on stay, those of another go', () =>
+  it('follow from the text alone, whatever was there before', () =>
     withVocabulary((vocabulary) => {
       const text = [9, 60, 5, 6];
       for (const token of text) vocabulary.add(token);
-      vocabulary.resume([9, 60, 33], 2, 4); // cut in the middle: half is shared
+      vocabulary.resume([9, 3, 60, 9, 5, 6, 33], 6); // goes on
       expect(idsOf(vocabulary)).toEqual([...CORE, 9, 60, 5, 6]);
-      vocabulary.resume([9, 33, 34], 1, 4); // an opening is shared, no more
-      expect(idsOf(vocabulary)).toEqual([...CORE, 9]);
-      vocabulary.add(60);
+      vocabulary.resume([9, 60, 33], 2); // cut in the middle
       expect(idsOf(vocabulary)).toEqual([...CORE, 9, 60]);
-      vocabulary.resume([3, 50], 2, 0); // what was seen before is not known
+      vocabulary.add(5);
+      vocabulary.resume([9, 5, 60, 34], 4); // the same tokens in another order, and one more
+      expect(idsOf(vocabulary)).toEqual([...CORE, 9, 5, 60, 34]);
+      vocabulary.resume([3, 50], 2); // another
       expect(idsOf(vocabulary)).toEqual([...CORE, 50]);
+      vocabulary.resume([50], 0); // nothing held
+      expect(idsOf(vocabulary)).toEqual([...CORE]);
     }));
 });
 
@@ -86,7 +89,7 @@ describe.each(WEIGHT_DTYPES)('the LM head in %s', (dtype) => {
           for (let token = 0; token < upTo; token++) vocabulary.add((token * 5 + 1) % vocabSize);
           expectCut();
         }
-        vocabulary.resume([10, 11], 2, 0);
+        vocabulary.resume([1, 6, 11, 10], 4);
         expectCut();
         for (let token = 30; token > 0; token--) vocabulary.add(token);
         expectCut();
