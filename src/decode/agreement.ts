@@ -7,7 +7,7 @@
  * other positions, a head still sees the tokens: what it then gets right owes nothing to features, which are what EAGLE is about
  * (arXiv:2401.15077, §3.1).
  */
-import { bestGuessesAlong, knownTo } from '../draft/best-guesses.ts';
+import { GuessesAlong, knownTo } from '../draft/best-guesses.ts';
 import type { EagleHead } from '../draft/eagle-head.ts';
 import { NoDrafter } from '../draft/none.ts';
 import { COMMITTED, ForwardBatch } from '../model/forward-batch.ts';
@@ -61,16 +61,17 @@ export function measureAgreement(
     const text = [...prompt, ...continueGreedily(target, prompt, newTokens, endTokens)];
     using reader = new FeatureReader(target, text.length);
     const features = reader.read(text);
-    const guesses = guessesAfter(target, head, text, features, 0);
-    const shuffled = guessesAfter(target, head, text, features, text.length >> 1);
-    const firstPlace = new Map(text.map((token, place): [number, number] => [token, place]).reverse());
+    using along = new GuessesAlong(target, head, text);
     // Row i has eaten feature i and token i + 1.
+    const known = Int32Array.from({ length: text.length - 1 }, (_, row) => knownTo(row + 1));
+    const guesses = along.best(predict(head, text, features, 0), known);
+    const shuffled = along.best(predict(head, text, features, text.length >> 1), known);
     for (let i = Math.max(0, prompt.length - 2); i + 2 < text.length; i++) {
       const next = text[i + 2]!;
       positions++;
       if (guesses[i] === next) right++;
       if (shuffled[i] === next) rightShuffled++;
-      if ((draftVocabulary?.has(next) ?? true) || firstPlace.get(next)! < i + 2) inDraftVocabulary++;
+      if ((draftVocabulary?.has(next) ?? true) || text.indexOf(next) < i + 2) inDraftVocabulary++;
       counts.set(next, (counts.get(next) ?? 0) + 1);
     }
   }
@@ -118,14 +119,8 @@ function continueGreedily(
   return ids;
 }
 
-/** The head's best guess after (feature i, token i + 1), for i < text - 1; features are taken `shift` positions on, round and round. */
-function guessesAfter(
-  target: TargetModel,
-  head: EagleHead,
-  text: readonly number[],
-  features: Tensor,
-  shift: number,
-): Int32Array {
+/** What the head makes of (feature i, token i + 1), for i < text - 1; features are taken `shift` positions on, round and round. */
+function predict(head: EagleHead, text: readonly number[], features: Tensor, shift: number): Tensor {
   const count = text.length - 1;
   using cache = head.createCache(text.length);
   const sequence = cache.sequences[0]!;
@@ -144,11 +139,5 @@ function guessesAfter(
     predicted.data.set(data.subarray(0, rows * features.cols), start * features.cols);
     sequence.commitAll();
   }
-  return bestGuessesAlong(
-    target,
-    head,
-    predicted,
-    text,
-    Int32Array.from({ length: count }, (_, row) => knownTo(row + 1)),
-  );
+  return predicted;
 }

@@ -14,31 +14,41 @@ const CHUNK = 64;
 /** A row that has eaten token i of a text knows this many of its tokens, that one included: decoding adds the root before it drafts. */
 export const knownTo = (eaten: number): number => eaten + 1;
 
-/**
- * @param predicted [n, d] features, of which the LM head makes guesses. Scratch of the head's may be given: it is not computed with again.
- * @param text all of its tokens, in order.
- * @param known [n] how many of the first tokens of the text each row may guess beside the draft vocabulary, 0 to text.length: see `knownTo`.
- *   Of no account where the head has no draft vocabulary of its own and may guess everything.
- * @returns [n] target ids. Equal logits go to the draft vocabulary, then to the token that was there first, as in decoding.
- */
-export function bestGuessesAlong(
-  target: TargetModel,
-  head: Pick<EagleHead, 'lmHead' | 'targetIds'>,
-  predicted: Tensor,
-  text: ArrayLike<number>,
-  known: ArrayLike<number>,
-): Int32Array {
-  const { targetIds } = head;
-  if (targetIds === undefined) return bestColumns(target, predicted, head.lmHead);
-  using vocabulary = new TextVocabulary(target, targetIds, head.lmHead, text.length);
-  const sizes = new Int32Array(text.length + 1); // tokens that may be guessed, by how many of the text's are known
-  sizes[0] = vocabulary.size;
-  for (let i = 0; i < text.length; i++) {
-    vocabulary.add(text[i]!);
-    sizes[i + 1] = vocabulary.size;
+export class GuessesAlong implements Disposable {
+  readonly #target: TargetModel;
+  readonly #head: Pick<EagleHead, 'lmHead' | 'targetIds'>;
+  /** With all of the text's tokens; undefined where the head has no draft vocabulary of its own and may guess everything. */
+  readonly #vocabulary: TextVocabulary | undefined;
+  readonly #sizes: Int32Array; // [text.length + 1] tokens that may be guessed, by how many of the text's are known
+
+  /** @param text all of its tokens, in order. */
+  constructor(target: TargetModel, head: Pick<EagleHead, 'lmHead' | 'targetIds'>, text: ArrayLike<number>) {
+    this.#target = target;
+    this.#head = head;
+    const { targetIds, lmHead } = head;
+    this.#vocabulary = targetIds && new TextVocabulary(target, targetIds, lmHead, text.length);
+    this.#sizes = new Int32Array(text.length + 1);
+    for (let i = 0; i <= text.length; i++) {
+      if (i > 0) this.#vocabulary?.add(text[i - 1]!);
+      this.#sizes[i] = this.#vocabulary?.size ?? lmHead.rows;
+    }
   }
-  const best = bestColumns(target, predicted, vocabulary.lmHead, (row) => sizes[known[row]!]!);
-  return best.map((draft) => vocabulary.targetIds[draft]!);
+
+  /**
+   * @param predicted [n, d] features, of which the LM head makes guesses. Scratch of the head's may be given: it is not computed with again.
+   * @param known [n] how many of the first tokens of the text each row may guess beside the draft vocabulary, 0 to text.length: see `knownTo`.
+   * @returns [n] target ids. Equal logits go to the draft vocabulary, then to the token that was there first, as in decoding.
+   */
+  best(predicted: Tensor, known: ArrayLike<number>): Int32Array {
+    const vocabulary = this.#vocabulary;
+    if (vocabulary === undefined) return bestColumns(this.#target, predicted, this.#head.lmHead);
+    const best = bestColumns(this.#target, predicted, vocabulary.lmHead, (row) => this.#sizes[known[row]!]!);
+    return best.map((draft) => vocabulary.targetIds[draft]!);
+  }
+
+  [Symbol.dispose](): void {
+    this.#vocabulary?.[Symbol.dispose]();
+  }
 }
 
 /** [n] the column of the highest logit of each row. @param columns how many of a row's first ones are looked at; all unless said. */

@@ -2,7 +2,7 @@
  * How often a chain draft is right (n-α, arXiv:2401.15077 §4.2): the head's best guess against the target's best token, along a text that
  * exists, where the head's input holds n of its own predicted features.
  */
-import { bestColumns, bestGuessesAlong, knownTo } from '../draft/best-guesses.ts';
+import { bestColumns, GuessesAlong, knownTo } from '../draft/best-guesses.ts';
 import type { EagleHead } from '../draft/eagle-head.ts';
 import type { TargetModel } from '../model/target.ts';
 import { EagerOps } from '../tensor/ops.ts';
@@ -31,6 +31,7 @@ export function chainAcceptance(
   const d = target.config.hiddenSize;
   const plan = unroll([text], steps);
   using cache = head.createCache(plan.slots);
+  using along = new GuessesAlong(target, head, text.ids);
   const ops = new EagerOps(kernels);
   const truth = stackFeatures(new ScratchTensor(), [text], d);
   const wanted = bestColumns(target, truth, target.lmHead);
@@ -42,7 +43,7 @@ export function chainAcceptance(
     features = head.forward(step, input, cache, ops);
     // A row at position i + j has eaten the token one ahead.
     const known = step.positions.map((position) => knownTo(position + 1));
-    const guesses = bestGuessesAlong(target, head, features, text.ids, known);
+    const guesses = along.best(features, known);
     let accepted = 0;
     let counted = 0;
     for (let row = 0; row < step.rows; row++) {

@@ -1,7 +1,7 @@
 /** Guesses along a text that exists: each place may be guessed what decoding could guess there, and nothing that only comes later. */
 import { afterAll, describe, expect, it } from 'vitest';
 import { FeatureReader } from '../../src/decode/features.ts';
-import { bestGuessesAlong } from '../../src/draft/best-guesses.ts';
+import { GuessesAlong } from '../../src/draft/best-guesses.ts';
 import type { EagleHead } from '../../src/draft/eagle-head.ts';
 import { createKernels } from '../../src/kernels/choose.ts';
 import { EagerOps } from '../../src/tensor/ops.ts';
@@ -51,18 +51,13 @@ describe('best guesses along a text', () => {
     }
     for (let row = 0; row < rows; row++) x.data.set(features, row * d);
     const text = [3, 6, wanted, 9, wanted];
-    const guesses = bestGuessesAlong(target, head, x, text, [1, 2, 3, 4, 5]);
+    using along = new GuessesAlong(target, head, text);
+    const guesses = along.best(x, [1, 2, 3, 4, 5]);
     const before = bestOf(logitsOf(x), new Set(head.targetIds));
     expect([...guesses]).toEqual([before, before, wanted, wanted, wanted]);
     expect(before).not.toBe(wanted);
     // In any order; and nothing of the text is known to a row that says so.
-    expect([...bestGuessesAlong(target, head, x, text, [5, 0, 3, 0, 2])]).toEqual([
-      wanted,
-      before,
-      wanted,
-      before,
-      before,
-    ]);
+    expect([...along.best(x, [5, 0, 3, 0, 2])]).toEqual([wanted, before, wanted, before, before]);
   });
 
   it('a head that may guess everything needs no text', () => {
@@ -72,7 +67,8 @@ describe('best guesses along a text', () => {
     const logits = logitsOf(x);
     const best = new Int32Array(70);
     kernels.argmax(best, logits, 70, vocabSize);
-    expect(bestGuessesAlong(target, head, x, [], new Int32Array(70))).toEqual(best);
+    using along = new GuessesAlong(target, head, []);
+    expect(along.best(x, new Int32Array(70))).toEqual(best);
   });
 });
 
