@@ -11,6 +11,7 @@ import { openHeadFiles } from '../checkpoint/head.ts';
 import { isMedusaDirectory, openMedusaFiles } from '../checkpoint/medusa.ts';
 import { isSafetensorsType, type TensorToWrite } from '../checkpoint/safetensors.ts';
 import { readTargetIds } from '../draft/head-vocabulary.ts';
+import { lmHeadName } from '../draft/medusa-heads.ts';
 import { parseTreeOption } from '../draft/tree-option.ts';
 import type { Engine } from '../engine.ts';
 import { CheckpointError, RequestError } from '../errors.ts';
@@ -122,7 +123,7 @@ function openUncut(directory: string, vocabSize: number): UncutHead {
   const { config, source } = openMedusaFiles(directory);
   return closeOnError(source, () => {
     const { heads, layers, draftVocabSize = vocabSize } = config;
-    const names = Array.from({ length: heads }, (_, head) => `${head}.${layers}.weight`);
+    const names = Array.from({ length: heads }, (_, head) => lmHeadName(head, layers));
     const lmHeads = new Set(names.filter((name) => source.entries.has(name))); // none in version 2
     for (const name of lmHeads) {
       const { shape } = source.entries.get(name)!;

@@ -5,7 +5,7 @@ import type { MedusaFiles } from '../checkpoint/medusa.ts';
 import { type Agreement, measureAgreement } from '../decode/agreement.ts';
 import { EagleHead } from '../draft/eagle-head.ts';
 import { readTargetIds, type VocabularySizes } from '../draft/head-vocabulary.ts';
-import { hasOwnLmHeads } from '../draft/medusa-heads.ts';
+import { hasOwnLmHeads, lmHeadName } from '../draft/medusa-heads.ts';
 import { DRAFT_DTYPE, type Engine, loadEngine } from '../engine.ts';
 import { CheckpointError } from '../errors.ts';
 import type { TensorSource } from '../tensor/source.ts';
@@ -79,7 +79,7 @@ function medusaTensors(target: Checkpoint, { source, config }: MedusaFiles, head
     { name: `${head}.${layer}.linear.weight`, shape: [d, d] },
     { name: `${head}.${layer}.linear.bias`, shape: [d] },
   ]);
-  const lmHead = { name: `${head}.${layers}.weight`, shape: [draftVocabSize, d] };
+  const lmHead = { name: lmHeadName(head, layers), shape: [draftVocabSize, d] };
   return [...blocks.flat(), ...(hasOwnLmHeads(source, config) ? [lmHead] : [])];
 }
 

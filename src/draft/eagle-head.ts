@@ -73,9 +73,7 @@ export class EagleHead implements Disposable {
       // As with `fc.bias`, the file decides; a part of the three is an error.
       const qkvBias = ['q', 'k', 'v'].some((of) => loader.has(`layers.0.self_attn.${of}_proj.bias`));
       this.#layer = loadLayer(loader, 'layers.0.', config, { rotaryLayout: 'half', inputNorm: false, qkvBias });
-      const { targetIds } = this;
-      this.#lmHead =
-        targetIds === undefined ? target.lmHead : cutLmHead(target, targetIds, options.dtype, this.#buffers);
+      this.#lmHead = cutLmHead(target, this.targetIds, options.dtype, this.#buffers);
     } catch (error) {
       this[Symbol.dispose]();
       throw error;

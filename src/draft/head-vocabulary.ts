@@ -50,25 +50,49 @@ export function readTargetIds(source: TensorSource, config: VocabularySizes): In
   return ids;
 }
 
-/** The target's LM head cut to the rows `ids`: [ids.length, d]. @param owned gets its buffer, for the caller to release. */
+/** Copies rows of the target's LM head to other matrices. What it works in is made once. */
+export class LmHeadRows {
+  readonly #target: TargetModel;
+  readonly #rows: Float32Array; // [most, d]
+  readonly #bytes: Uint8Array; // the same
+  readonly #order: Int32Array; // [most] 0, 1, …
+
+  /** @param most rows of one copy. */
+  constructor(target: TargetModel, most: number) {
+    this.#target = target;
+    this.#rows = new Float32Array(most * target.lmHead.cols);
+    this.#bytes = new Uint8Array(this.#rows.buffer);
+    this.#order = Int32Array.from({ length: most }, (_, row) => row);
+  }
+
+  /** Rows ids[0..count) to rows `first` on of `to`, [more, d]. */
+  copy(ids: Int32Array, count: number, to: PackedMatrix, first: number): void {
+    const { kernels, lmHead } = this.#target;
+    kernels.gatherRows(this.#rows, lmHead.cols, lmHead, ids, count);
+    kernels.pack(to, first, this.#bytes, 'F32', this.#order.subarray(0, count));
+  }
+}
+
+/** Rows of a copy: bounds its f32 numbers to a few hundred kB. */
+const ROWS_AT_ONCE = 256;
+
+/** The target's LM head cut to the rows `ids`: [ids.length, d]; undefined leaves it whole. @param owned gets its buffer, for the caller to release. */
 export function cutLmHead(
   target: TargetModel,
-  ids: Int32Array,
+  ids: Int32Array | undefined,
   dtype: WeightDtype,
   owned: ArrayBuffer[],
 ): PackedMatrix {
   const { kernels, lmHead } = target;
+  if (ids === undefined) return lmHead;
   const { cols } = lmHead;
   const buffer = kernels.allocate(packedBytes(dtype, ids.length, cols), true);
   owned.push(buffer);
   const cut: PackedMatrix = { dtype, rows: ids.length, cols, data: new Uint8Array(buffer) };
-  const rowsAtOnce = 256; // bounds the f32 copy to a few hundred kB
-  const rows = new Float32Array(rowsAtOnce * cols);
-  const identity = Int32Array.from({ length: rowsAtOnce }, (_, i) => i);
-  for (let first = 0; first < ids.length; first += rowsAtOnce) {
-    const part = ids.subarray(first, first + rowsAtOnce);
-    kernels.gatherRows(rows, cols, lmHead, part, part.length);
-    kernels.pack(cut, first, new Uint8Array(rows.buffer), 'F32', identity.subarray(0, part.length));
+  const rows = new LmHeadRows(target, ROWS_AT_ONCE);
+  for (let first = 0; first < ids.length; first += ROWS_AT_ONCE) {
+    const part = ids.subarray(first, first + ROWS_AT_ONCE);
+    rows.copy(part, part.length, cut, first);
   }
   return cut;
 }

@@ -57,10 +57,7 @@ export class MedusaHeads implements Disposable {
     this.#outputs.reshape(heads, d);
     this.#logits.reshape(this.sharedLmHead ? 0 : heads, draftVocabSize);
     try {
-      const { targetIds } = this;
-      const ofTarget = (): PackedMatrix =>
-        targetIds === undefined ? target.lmHead : cutLmHead(target, targetIds, options.dtype, this.#buffers);
-      const shared = this.sharedLmHead ? ofTarget() : undefined;
+      const shared = this.sharedLmHead ? cutLmHead(target, this.targetIds, options.dtype, this.#buffers) : undefined;
       // v0.1 repeats one module, so that its L blocks are the same: the file has each of them.
       this.#heads = Array.from({ length: heads }, (_, head) => ({
         blocks: Array.from({ length: layers }, (_, layer) => ({
@@ -135,4 +132,5 @@ export const hasOwnLmHeads = ({ entries }: TensorSource, { layers }: MedusaConfi
   entries.has(lmHeadName(0, layers));
 
 const blockName = (head: number, layer: number): string => `${head}.${layer}.linear`;
-const lmHeadName = (head: number, layers: number): string => `${head}.${layers}.weight`;
+/** Of a head's own LM head, if it has one. @param layers its blocks. */
+export const lmHeadName = (head: number, layers: number): string => `${head}.${layers}.weight`;

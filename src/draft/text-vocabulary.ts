@@ -6,8 +6,9 @@
  * Vocabularies ranked by frequency are FR-Spec's (arXiv:2502.14856); choosing by context, there with a classifier, is DynaSpec's
  * (arXiv:2510.13847).
  */
-import { type PackedMatrix, packedBytes, TILE_ROWS } from '../kernels/kernels.ts';
+import { type Kernels, type PackedMatrix, packedBytes, TILE_ROWS } from '../kernels/kernels.ts';
 import type { TargetModel } from '../model/target.ts';
+import { LmHeadRows } from './head-vocabulary.ts';
 
 /** Tokens of a text that are added, at most: 2.5 MB of a 576-wide LM head at q8. Few texts have as many different ones. */
 const MOST_OF_TEXT = 4096;
@@ -19,7 +20,7 @@ type Growing<T> = { -readonly [Key in keyof T]: T[Key] };
 export class TextVocabulary implements Disposable {
   /** Target ids of the draft ids below `size`: the draft vocabulary's, then the text's in the order in which they were added. */
   readonly targetIds: Int32Array; // [most]
-  readonly #target: TargetModel;
+  readonly #kernels: Kernels;
   readonly #core: number; // tokens of the draft vocabulary
   readonly #buffer: ArrayBuffer;
   readonly #lmHead: Growing<PackedMatrix>;
@@ -27,9 +28,7 @@ export class TextVocabulary implements Disposable {
   #packed: number; // rows of the LM head that are there; what follows up to #size waits, one tile at most
   #size: number;
   readonly #waiting = new Int32Array(TILE_ROWS); // their target ids
-  readonly #rows: Float32Array; // [TILE_ROWS, d]
-  readonly #bytes: Uint8Array; // the same
-  readonly #maps: readonly Int32Array[]; // by n: 0..n-1
+  readonly #rows: LmHeadRows;
 
   /**
    * @param draftVocabulary [Vd] target ids that may always be guessed. @param lmHead [Vd, d] theirs, which is copied.
@@ -40,7 +39,7 @@ export class TextVocabulary implements Disposable {
     const { dtype, cols } = lmHead;
     const core = draftVocabulary.length;
     const most = Math.min(core + Math.min(textTokens, MOST_OF_TEXT), config.vocabSize);
-    this.#target = target;
+    this.#kernels = kernels;
     this.#core = core;
     this.#size = core;
     this.#packed = core;
@@ -52,9 +51,7 @@ export class TextVocabulary implements Disposable {
     this.targetIds.set(draftVocabulary);
     this.#draftIds = new Int32Array(config.vocabSize).fill(UNKNOWN);
     for (const [draft, id] of draftVocabulary.entries()) this.#draftIds[id] = draft;
-    this.#rows = new Float32Array(TILE_ROWS * cols);
-    this.#bytes = new Uint8Array(this.#rows.buffer);
-    this.#maps = Array.from({ length: TILE_ROWS + 1 }, (_, n) => Int32Array.from({ length: n }, (_, row) => row));
+    this.#rows = new LmHeadRows(target, TILE_ROWS);
   }
 
   /** Tokens that may be guessed now. */
@@ -106,13 +103,10 @@ export class TextVocabulary implements Disposable {
     const count = this.#size - first;
     this.#packed = this.#size;
     this.#lmHead.rows = this.#size;
-    if (count === 0) return;
-    const { kernels, lmHead } = this.#target;
-    kernels.gatherRows(this.#rows, lmHead.cols, lmHead, this.#waiting, count);
-    kernels.pack(this.#lmHead, first, this.#bytes, 'F32', this.#maps[count]!);
+    if (count > 0) this.#rows.copy(this.#waiting, count, this.#lmHead, first);
   }
 
   [Symbol.dispose](): void {
-    this.#target.kernels.release(this.#buffer);
+    this.#kernels.release(this.#buffer);
   }
 }

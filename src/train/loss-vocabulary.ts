@@ -36,8 +36,7 @@ export class LossVocabulary implements Disposable {
       throw new RequestError('lossVocabSize', `must be at most the target's ${vocabSize}, got ${size}`);
     this.#target = target;
     this.targetIds = draftTargetIds(texts, size, vocabSize);
-    this.lmHead =
-      this.targetIds === undefined ? target.lmHead : cutLmHead(target, this.targetIds, 'f32', this.#buffers);
+    this.lmHead = cutLmHead(target, this.targetIds, 'f32', this.#buffers);
   }
 
   /** Vl. */
