@@ -23,7 +23,6 @@ const PENDING_ROWS = 64;
 export class DraftModelDrafter implements Drafter, LevelModel {
   readonly name = 'draft';
   readonly maxNodes: number;
-  readonly draftVocabSize: number;
   readonly targetIds = undefined;
   /** The draft model's. Committed: rows of the text, the root's not among them. */
   readonly cache: KvCache;
@@ -42,7 +41,6 @@ export class DraftModelDrafter implements Drafter, LevelModel {
     checkVocabulary(target, model);
     const { vocabSize, contextLength } = model.config;
     this.#model = model;
-    this.draftVocabSize = vocabSize;
     const grower = createGrower(policy, vocabSize);
     const { maxRows, maxLevels } = grower;
     this.#grower = grower;

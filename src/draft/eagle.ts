@@ -23,7 +23,6 @@ const PENDING_ROWS = 64;
 export class EagleDrafter implements Drafter, LevelModel {
   readonly name = 'eagle';
   readonly maxNodes: number;
-  readonly draftVocabSize: number;
   readonly targetIds: Int32Array | undefined;
   /** The head's. Committed: rows made from the target's features. */
   readonly cache: KvCache;
@@ -50,7 +49,6 @@ export class EagleDrafter implements Drafter, LevelModel {
     const grower = createGrower(policy, draftVocabSize);
     this.#vocabulary = head.targetIds && new TextVocabulary(target, head.targetIds, head.lmHead, contextSize);
     this.targetIds = this.#vocabulary?.targetIds;
-    this.draftVocabSize = this.targetIds?.length ?? vocabSize;
     const { maxRows, maxLevels } = grower;
     this.#grower = grower;
     this.maxNodes = grower.maxNodes;

@@ -15,10 +15,8 @@ import type { DraftTree } from './tree.ts';
 import { type Guesses, samplingFor, type TreeGrower } from './tree-grower.ts';
 
 export interface LevelModel {
-  /** Tokens that it can guess, at most. */
-  readonly draftVocabSize: number;
   /** Target id of a draft id, as it stands in the round; undefined where both vocabularies are the same. */
-  readonly targetIds: Int32Array | undefined; // [draftVocabSize]
+  readonly targetIds: Int32Array | undefined; // [Vd] or longer
   /** Logits of the batch's wanted rows over the Vd tokens that may be guessed in this round, [logitCount, Vd]; they may be overwritten. */
   forward(batch: ForwardBatch): Tensor;
   /** Row `row` of the coming forward hangs below row `parent` of the last one. */

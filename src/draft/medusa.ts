@@ -144,6 +144,7 @@ export class MedusaDrafter implements Drafter {
         // A head a position: the first guesses what follows the root.
         for (let i = 0; i < count; i++) {
           const position = this.#committed + 1 + first + i;
+          // A view of a row is kept for each width, which grows with the text: a budget asks for one row, and none is made.
           const row = i === 0 ? logits.data : logits.row(i);
           this.#raced.race(row, 1, logits.cols, this.#sampling, position, this.#guessesFrom[first + i]!);
         }
