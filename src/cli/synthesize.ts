@@ -73,7 +73,8 @@ export async function synthesize(flags: Flags): Promise<Summary> {
   );
   if (file.cutBytes > 0)
     process.stderr.write(`eaglet: ${file.path}: its last line was half written, ${file.cutBytes} bytes: cut off\n`);
-  using store = flags.features === undefined ? undefined : openStore(flags.features, modelSha256, flags, engine);
+  using store =
+    flags.features === undefined ? undefined : openStore(flags.features, modelSha256, flags, engine, 'append');
   const already = known.size;
   const open = prompts && openPrompts(prompts, known, flags);
   const total = open === undefined ? (flags.count ?? INVENTED_COUNT) : already + open.prompts.length;
@@ -121,8 +122,8 @@ async function write(
   const sums = { promptTokens: 0, newTokens: 0, drawnTokens: 0, forwards: 0 };
   const began = performance.now();
   for (const step of synthesis.run(caches, ALONE_SHARE)) {
-    // First, so that no conversation lacks its features; after a crash between the two, a text may be there twice.
-    for (const text of step.texts) store?.append(text, text.features);
+    // First, so that no conversation lacks its features; one that a crash kept out of the file is written again, with the same tokens.
+    for (const text of step.texts) if (!store?.has(text)) store?.append(text, text.features);
     for (const conversation of step.conversations) {
       file.append(conversation);
       sums.promptTokens += conversation.promptTokens;

@@ -13,7 +13,7 @@ import { packageInfo } from '../package-info.ts';
 import { computeFeatures } from '../train/compute-features.ts';
 import { readConversations } from '../train/conversations.ts';
 import { encodeConversation, type Skipped } from '../train/encode-conversation.ts';
-import { FeatureStore, type TextFeatures } from '../train/feature-store.ts';
+import type { FeatureStore, TextFeatures } from '../train/feature-store.ts';
 import { LiveFeatures } from '../train/live-features.ts';
 import type { RunOptions, TrainingRun } from '../train/run.ts';
 import { requireAbsent, type SavedTexts } from '../train/save.ts';
@@ -128,15 +128,13 @@ export async function train<Run extends TrainingRun>(flags: TrainingFlags, cours
   using interruption = new Interruption();
   using engine = await openEngine(flags);
   const texts = readTexts(engine, files ?? [], flags);
+  if (files !== undefined && !flags.liveFeatures) {
+    using store = openStore(directory, sha256, flags, engine, 'append');
+    if (!(await fillStore(engine, store, texts.encoded, interruption))) return;
+  }
   using features = flags.liveFeatures
     ? new LiveFeatures(engine.target, texts.encoded)
-    : openStore(directory, sha256, flags, engine);
-  if (
-    files !== undefined &&
-    features instanceof FeatureStore &&
-    !(await fillStore(engine, features, texts.encoded, interruption))
-  )
-    return;
+    : openStore(directory, sha256, flags, engine, 'read');
   using run = course.begin(work, engine, features, runOptions(features, flags));
   const trained = await trainOn(run, flags, interruption);
   writeFileSync(join(work, 'curves.svg'), drawTraining(run.log.entries));

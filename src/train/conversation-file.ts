@@ -17,6 +17,7 @@ import { describe } from '../checkpoint/file.ts';
 import { RequestError } from '../errors.ts';
 import { parseLine, readLines } from './json-lines.ts';
 import type { SynthesizedConversation } from './synthesize.ts';
+import { WriteLock } from './write-lock.ts';
 
 /** What the text depends on, by name; written as JSON. */
 export type SynthesisSettings = Readonly<Record<string, string | number | readonly (string | number)[]>>;
@@ -37,10 +38,12 @@ export class ConversationFile implements Disposable {
   /** Bytes of a half-written line that were cut off. */
   readonly cutBytes: number;
   readonly #file: number;
+  readonly #lock: WriteLock;
 
   /**
    * @param onConversation sees what the file holds already.
-   * @throws RequestError where the file was written with other settings, or is none of ours; it is left as it is.
+   * @throws RequestError where the file was written with other settings, or is none of ours, and where another process writes it; it is left
+   *   as it is.
    */
   constructor(
     path: string,
@@ -49,31 +52,25 @@ export class ConversationFile implements Disposable {
   ) {
     this.path = path;
     const beside = settingsPath(path);
-    let end: number | undefined; // of the last whole line, where another was begun
-    if (existsSync(path)) {
-      checkSettings(path, beside, settings);
-      for (const { text, number, start, ended } of readLines(path)) {
-        if (ended) onConversation(parseLine(text, `${path}:${number}`, written));
-        else end = start;
-      }
-    }
-    this.cutBytes = end === undefined ? 0 : statSync(path).size - end;
+    if (existsSync(path)) checkSettings(path, beside, settings);
+    this.#lock = new WriteLock(path, `${path}.lock`);
     try {
-      if (end !== undefined) truncateSync(path, end);
-      writeFileSync(beside, `${JSON.stringify(settings, undefined, 2)}\n`);
-      this.#file = openSync(path, 'a');
-    } catch (cause) {
-      throw new RequestError(path, `cannot be written: ${describe(cause)}`, { cause });
+      const end = existsSync(path) ? readWritten(path, onConversation) : undefined;
+      this.cutBytes = end === undefined ? 0 : statSync(path).size - end;
+      this.#file = writing(path, () => {
+        if (end !== undefined) truncateSync(path, end);
+        writeFileSync(beside, `${JSON.stringify(settings, undefined, 2)}\n`);
+        return openSync(path, 'a');
+      });
+    } catch (error) {
+      this.#lock[Symbol.dispose]();
+      throw error;
     }
   }
 
   append(conversation: SynthesizedConversation): void {
-    try {
-      writeFileSync(this.#file, `${JSON.stringify(conversation)}\n`);
-    } catch (cause) {
-      const rule = `cannot be written: ${describe(cause)}; conversations written so far stay, the same command goes on from them`;
-      throw new RequestError(this.path, rule, { cause });
-    }
+    const consolation = '; conversations written so far stay, the same command goes on from them';
+    writing(this.path, () => writeFileSync(this.#file, `${JSON.stringify(conversation)}\n`), consolation);
   }
 
   [Symbol.dispose](): void {
@@ -81,7 +78,26 @@ export class ConversationFile implements Disposable {
       fsyncSync(this.#file);
     } finally {
       closeSync(this.#file);
+      this.#lock[Symbol.dispose]();
     }
+  }
+}
+
+/** @returns where the last line begins, if it was written by half. */
+function readWritten(path: string, onConversation: (conversation: WrittenConversation) => void): number | undefined {
+  for (const { text, number, start, ended } of readLines(path)) {
+    if (!ended) return start;
+    onConversation(parseLine(text, `${path}:${number}`, written));
+  }
+  return undefined;
+}
+
+/** @param consolation what the message ends with. */
+function writing<T>(path: string, action: () => T, consolation = ''): T {
+  try {
+    return action();
+  } catch (cause) {
+    throw new RequestError(path, `cannot be written: ${describe(cause)}${consolation}`, { cause });
   }
 }
 

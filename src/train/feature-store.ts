@@ -2,8 +2,9 @@
  * Features of the training texts on disk, as f16: computing them takes longer than several passes of training over them.
  *
  * A directory with `features.f16` (rows of d numbers, texts one after another) and `texts.jsonl`: the settings, then one line for each text,
- * written when its features are. Whatever is cut off in the middle of writing is dropped when the store is opened again.
+ * written when its features are. Whatever was cut off in the middle of writing is left out by those who read, and dropped by the next writer.
  */
+import { createHash } from 'node:crypto';
 import {
   closeSync,
   constants,
@@ -22,6 +23,7 @@ import { RequestError } from '../errors.ts';
 import { floatToHalf, halfToFloat } from '../kernels/half.ts';
 import { parseLine, readLines } from './json-lines.ts';
 import type { EncodedText, TrainingText } from './unroll.ts';
+import { WriteLock } from './write-lock.ts';
 
 /** Whatever the features depend on; a store made with other settings is refused. */
 export interface FeatureSettings {
@@ -50,23 +52,30 @@ interface StoredText {
   readonly first: number;
 }
 
+/** Many may read a store, one may write it. */
+export type StoreUse = 'read' | 'append';
+
 export class FeatureStore implements TextFeatures, Disposable {
   readonly directory: string;
   readonly #settings: FeatureSettings;
   readonly #texts: StoredText[] = [];
-  readonly #featuresFd: number;
-  readonly #textsFd: number;
+  readonly #files: StoreFiles;
+  /** Digests of the texts, once somebody asks. */
+  #known: Set<string> | undefined;
   #tokens = 0;
   #row = new Uint16Array(0);
 
-  /** Opens the directory's store, or begins one. @throws RequestError where it was made with other settings, or is no store. */
-  constructor(directory: string, settings: FeatureSettings) {
+  /**
+   * Opens the directory's store; to append, one is begun where there is none.
+   * @throws RequestError where it was made with other settings, where it is no store, and where another process appends to it, too.
+   */
+  constructor(directory: string, settings: FeatureSettings, use: StoreUse = 'append') {
     this.directory = directory;
     this.#settings = settings;
-    this.#textsFd = openSync(join(directory, 'texts.jsonl'), 'a+');
-    this.#featuresFd = openSync(join(directory, 'features.f16'), constants.O_RDWR | constants.O_CREAT);
+    this.#files = new StoreFiles(directory, use);
     try {
-      this.#readTexts();
+      const kept = this.#readTexts();
+      if (use === 'append') this.#dropRest(kept);
     } catch (error) {
       this[Symbol.dispose]();
       throw error;
@@ -85,6 +94,12 @@ export class FeatureStore implements TextFeatures, Disposable {
     return this.#texts[index]!.text;
   }
 
+  /** Whether a text of these tokens is there. */
+  has({ ids }: EncodedText): boolean {
+    this.#known ??= new Set(this.#texts.map(({ text }) => digest(text.ids)));
+    return this.#known.has(digest(ids));
+  }
+
   /** @param features [text.ids.length, d] */
   append(text: EncodedText, features: Float32Array): void {
     const { hiddenSize } = this.#settings;
@@ -92,17 +107,22 @@ export class FeatureStore implements TextFeatures, Disposable {
     if (features.length < count) throw new RangeError(`features: expected ${count} numbers, got ${features.length}`);
     const halves = this.#buffer(count);
     for (let i = 0; i < count; i++) halves[i] = floatToHalf(features[i]!);
-    this.#write(this.#featuresFd, new Uint8Array(halves.buffer, 0, count * BYTES), this.#tokens * hiddenSize * BYTES);
+    this.#write(
+      this.#files.features,
+      new Uint8Array(halves.buffer, 0, count * BYTES),
+      this.#tokens * hiddenSize * BYTES,
+    );
     const line = JSON.stringify({ ids: [...text.ids], counts: runsOf(text.mask) });
-    this.#write(this.#textsFd, Buffer.from(`${line}\n`));
+    this.#write(this.#files.texts, Buffer.from(`${line}\n`));
     this.#texts.push({ text, first: this.#tokens });
+    this.#known?.add(digest(text.ids));
     this.#tokens += text.ids.length;
   }
 
   /** What was written so far outlives a crash of the machine. */
   sync(): void {
-    fsyncSync(this.#featuresFd);
-    fsyncSync(this.#textsFd);
+    fsyncSync(this.#files.features);
+    fsyncSync(this.#files.texts);
   }
 
   read(index: number): TrainingText {
@@ -112,7 +132,7 @@ export class FeatureStore implements TextFeatures, Disposable {
     const halves = this.#buffer(count);
     const bytes = new Uint8Array(halves.buffer, 0, count * BYTES);
     for (let done = 0; done < bytes.length; ) {
-      const got = readSync(this.#featuresFd, bytes, done, bytes.length - done, first * hiddenSize * BYTES + done);
+      const got = readSync(this.#files.features, bytes, done, bytes.length - done, first * hiddenSize * BYTES + done);
       if (got === 0)
         throw new RequestError(this.#file('features.f16'), `text ${index} is not there: the file is too short`);
       done += got;
@@ -123,10 +143,11 @@ export class FeatureStore implements TextFeatures, Disposable {
     return { ...text, features };
   }
 
-  #readTexts(): void {
+  /** @returns bytes of the lines that hold. */
+  #readTexts(): number {
     const file = this.#file('texts.jsonl');
     const settings = JSON.stringify(this.#settings);
-    const rows = Math.floor(fstatSync(this.#featuresFd).size / (this.#settings.hiddenSize * BYTES));
+    const rows = Math.floor(fstatSync(this.#files.features).size / (this.#settings.hiddenSize * BYTES));
     let kept = 0; // bytes
     for (const { text, number, start, ended } of readLines(file)) {
       if (!ended) break; // written by half
@@ -144,9 +165,14 @@ export class FeatureStore implements TextFeatures, Disposable {
       }
       kept = start + Buffer.byteLength(text) + 1;
     }
-    ftruncateSync(this.#textsFd, kept);
-    if (kept === 0) this.#write(this.#textsFd, Buffer.from(`${settings}\n`));
-    ftruncateSync(this.#featuresFd, this.#tokens * this.#settings.hiddenSize * BYTES);
+    return kept;
+  }
+
+  /** What was written by half. @param kept bytes of the lines that hold. */
+  #dropRest(kept: number): void {
+    ftruncateSync(this.#files.texts, kept);
+    if (kept === 0) this.#write(this.#files.texts, Buffer.from(`${JSON.stringify(this.#settings)}\n`));
+    ftruncateSync(this.#files.features, featureBytes(this.#tokens, this.#settings.hiddenSize));
   }
 
   #write(fd: number, bytes: Uint8Array, position?: number): void {
@@ -168,10 +194,45 @@ export class FeatureStore implements TextFeatures, Disposable {
   }
 
   [Symbol.dispose](): void {
-    closeSync(this.#featuresFd);
-    closeSync(this.#textsFd);
+    this.#files[Symbol.dispose]();
   }
 }
+
+/** The two files of a store, and for its writer the lock. */
+class StoreFiles implements Disposable {
+  readonly texts: number;
+  readonly features: number;
+  readonly #lock: WriteLock | undefined;
+
+  constructor(directory: string, use: StoreUse) {
+    const open = (name: string, flags: string | number): number => {
+      try {
+        return openSync(join(directory, name), flags);
+      } catch (cause) {
+        throw new RequestError(directory, `must be a store of features, got ${describe(cause)}`, { cause });
+      }
+    };
+    this.#lock = use === 'append' ? new WriteLock(directory, join(directory, 'lock')) : undefined;
+    try {
+      this.texts = open('texts.jsonl', use === 'append' ? 'a+' : 'r');
+      this.features = open('features.f16', use === 'append' ? constants.O_RDWR | constants.O_CREAT : 'r');
+    } catch (error) {
+      this.#lock?.[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  [Symbol.dispose](): void {
+    closeSync(this.features);
+    closeSync(this.texts);
+    this.#lock?.[Symbol.dispose]();
+  }
+}
+
+const digest = (ids: Int32Array): string =>
+  createHash('sha256')
+    .update(new Uint8Array(ids.buffer, ids.byteOffset, ids.byteLength))
+    .digest('base64');
 
 /** Bytes that features of so many tokens take. */
 export function featureBytes(tokens: number, hiddenSize: number): number {

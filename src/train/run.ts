@@ -11,6 +11,7 @@ import type { Parameters } from './parameters.ts';
 import { Trainer, type TrainSettings } from './trainer.ts';
 import { type LogEntry, TrainingLog } from './training-log.ts';
 import type { TrainingText } from './unroll.ts';
+import { WriteLock } from './write-lock.ts';
 
 /** What learns from texts. */
 export interface Learner extends Disposable {
@@ -62,11 +63,12 @@ export class TrainingRun implements Disposable {
   readonly #features: TextFeatures;
   readonly #heldBack: readonly number[]; // texts
   readonly #checkpoint: string;
+  readonly #lock: WriteLock;
 
   /**
    * @param learner disposed of with the run.
    * @param options all that the course of the run depends on, the learner's own options too: a checkpoint of other ones is refused.
-   * @throws RequestError where the directory's checkpoint is of another run.
+   * @throws RequestError where the directory's checkpoint is of another run, and where another process trains in it.
    */
   constructor(directory: string, features: TextFeatures, learner: Learner, options: RunOptions) {
     const { trained, heldBack } = splitTexts(features, options.heldBackEvery);
@@ -83,9 +85,15 @@ export class TrainingRun implements Disposable {
       );
     const lengths = trained.map((index) => features.text(index).ids.length);
     this.trainer = new Trainer({ parameters: learner.parameters, gradients }, lengths, options.settings, options);
-    this.resumed = existsSync(this.#checkpoint);
-    if (this.resumed) this.trainer.restore(this.#checkpoint);
-    this.log = new TrainingLog(join(directory, 'log.jsonl'), this.trainer.step);
+    this.#lock = new WriteLock(directory, join(directory, 'lock'));
+    try {
+      this.resumed = existsSync(this.#checkpoint);
+      if (this.resumed) this.trainer.restore(this.#checkpoint);
+      this.log = new TrainingLog(join(directory, 'log.jsonl'), this.trainer.step);
+    } catch (error) {
+      this.#lock[Symbol.dispose]();
+      throw error;
+    }
   }
 
   /** One update, and now and then a look at the texts held back; what was written to the log. */
@@ -124,6 +132,7 @@ export class TrainingRun implements Disposable {
 
   [Symbol.dispose](): void {
     this.log[Symbol.dispose]();
+    this.#lock[Symbol.dispose]();
     this.#learner[Symbol.dispose]();
   }
 }

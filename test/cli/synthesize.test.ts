@@ -73,6 +73,20 @@ describe('synthesize', () => {
     expect(byId(read(out))).toEqual(byId(read(whole)));
   });
 
+  test('a crash between a conversation’s features and its line leaves neither out, and none there twice', async () => {
+    const out = join(scratch, 'crashed.jsonl');
+    const features = join(scratch, 'crashed-features');
+    const args = ['synthesize', '-o', out, ...settings, '--count', '3', '--features', features];
+    expect((await eaglet(args)).code).toBe(0);
+    const texts = (): string[] => lines(readFileSync(join(features, 'texts.jsonl'), 'utf8')).slice(1);
+    const before = { file: byId(read(out)), texts: texts() };
+    expect(before.texts).toHaveLength(3);
+    const kept = lines(readFileSync(out, 'utf8')).slice(0, -1);
+    writeFileSync(out, kept.map((line) => `${line}\n`).join(''));
+    expect((await eaglet(args)).code).toBe(0);
+    expect({ file: byId(read(out)), texts: texts() }).toEqual(before);
+  });
+
   test.runIf(process.platform !== 'win32')('a full disk loses nothing', async () => {
     const out = join(scratch, 'full.jsonl');
     const command = [process.execPath, join(ROOT, 'bin/eaglet.js'), 'synthesize', '-o', out, ...settings];

@@ -1,5 +1,5 @@
 /** The loop: it learns, and a run that was killed ends where one that was not ends, bit for bit. */
-import { mkdtempSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { openHeadFiles } from '../../src/checkpoint/head.ts';
@@ -218,6 +218,39 @@ describe('feature store', () => {
       }
       expect(contents(directory)).toEqual(before);
     });
+  });
+
+  it('tells what it holds', () => {
+    stored((directory) => {
+      using store = new FeatureStore(directory, FEATURES);
+      const other = { ids: Int32Array.of(1, 2, 3), mask: new Uint8Array(3) };
+      expect([...all, other].map((text) => store.has(text))).toEqual([true, true, true, false]);
+      fill(store, [...all, other]);
+      expect(store.has(other)).toBe(true);
+      expect(store.has({ ids: other.ids.slice(0, 2), mask: other.mask.slice(0, 2) })).toBe(false);
+    });
+  });
+
+  it('is read beside its writer, as far as it is written, and left as it is', () => {
+    stored((directory) => {
+      const whole = contents(directory);
+      for (const [name, half] of [
+        ['texts.jsonl', '{"ids":[1,'],
+        ['features.f16', 'xxxx'],
+      ] as const)
+        writeFileSync(join(directory, name), half, { flag: 'a' });
+      const bytes = ['texts.jsonl', 'features.f16'].map((name) => readFileSync(join(directory, name)));
+      using store = new FeatureStore(directory, FEATURES, 'read');
+      expect(store.texts).toBe(3);
+      expect([...store.read(2).ids, ...store.read(2).mask, ...store.read(2).features]).toEqual(whole[2]);
+      expect(['texts.jsonl', 'features.f16'].map((name) => readFileSync(join(directory, name)))).toEqual(bytes);
+    });
+  });
+
+  it('cannot be read where there is none', () => {
+    const directory = newDirectory();
+    expect(() => new FeatureStore(directory, FEATURES, 'read')).toThrow(/must be a store of features, got ENOENT/);
+    expect(readdirSync(directory)).toEqual([]);
   });
 
   it('is as good as features that are computed whenever they are read', () => {
