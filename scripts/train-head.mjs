@@ -1,7 +1,7 @@
-// npm run train:head -- --out DIRECTORY [any other option of `eaglet train eagle`]: the recipe of the head that ships. EAGLE-1's own training
-// first, which is most of what is to be learned at a third of the cost; then three steps on the head's own features, on answers alone, and the
-// same again from a lower rate. Without --conversations or --features the model writes its text first. Interrupted anywhere, the same command
-// goes on.
+// npm run train:head -- --out DIRECTORY [--then FILES…] [any other option of `eaglet train eagle`]: the recipe of the head that ships. EAGLE-1's
+// own training first, which is most of what is to be learned at a third of the cost; then three steps on the head's own features, on answers
+// alone, and the same again from a lower rate; and with `--then` once more on conversations that were not there before. Without --conversations
+// or --features the model writes its text first. Interrupted anywhere, the same command goes on.
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
@@ -9,7 +9,13 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 
 const { values, tokens } = parseArgs({
-  options: { out: { type: 'string', short: 'o' }, features: { type: 'string' }, 'live-features': { type: 'boolean' } },
+  options: {
+    out: { type: 'string', short: 'o' },
+    // biome-ignore lint/suspicious/noThenProperty: an option's name; nobody awaits this object.
+    then: { type: 'string' },
+    features: { type: 'string' },
+    'live-features': { type: 'boolean' },
+  },
   allowPositionals: true,
   strict: false,
   tokens: true,
@@ -18,11 +24,6 @@ if (typeof values.out !== 'string') {
   process.stderr.write('train:head: say where the head shall go: --out DIRECTORY\n');
   process.exit(2);
 }
-const given = process.argv.slice(2);
-const withoutOut = given.filter((_, i) => {
-  const own = tokens.find(({ kind, name }) => kind === 'option' && name === 'out');
-  return i !== own.index && (own.inlineValue || i !== own.index + 1);
-});
 
 const eaglet = fileURLToPath(new URL('../bin/eaglet.js', import.meta.url));
 const oneStep = `${values.out}.one-step`;
@@ -33,15 +34,51 @@ process.on('SIGINT', () => {}); // the command saves, and is waited for
 const SHARED = ['--batch-tokens', '2048', '--evaluate-every', '200'];
 const THREE_STEPS = '--epochs 2 --prompt-epochs 0 --steps 3 --classification 0.5 --warmup 50';
 
+const TEXT = ['conversations', 'features', 'live-features', 'prompts', 'count'];
+const given = without('out', 'then');
+const then = valuesOf('then');
+
 trainOnce(
   oneStep,
-  withoutOut,
+  given,
   '--epochs 3 --prompt-epochs 2 --steps 1 --classification 0.2 --learning-rate 0.002 --warmup 100',
 );
 const kept = values.features === undefined && !values['live-features'];
 const features = kept ? ['--features', join(`${oneStep}.training`, 'features')] : [];
-trainOnce(threeSteps, [...withoutOut, ...features, '--start', oneStep], `${THREE_STEPS} --learning-rate 0.001`);
-train(values.out, [...withoutOut, ...features, '--start', threeSteps], `${THREE_STEPS} --learning-rate 0.0007`);
+trainOnce(threeSteps, [...given, ...features, '--start', oneStep], `${THREE_STEPS} --learning-rate 0.001`);
+const again = [[...given, ...features, '--start', threeSteps], `${THREE_STEPS} --learning-rate 0.0007`];
+if (then.length === 0) train(values.out, ...again);
+else {
+  const thrice = `${values.out}.again`;
+  trainOnce(thrice, ...again);
+  const more = ['--conversations', ...then, '--start', thrice];
+  train(values.out, [...without('out', 'then', ...TEXT), ...more], `${THREE_STEPS} --epochs 3 --learning-rate 0.0006`);
+}
+
+/** What was given but for these options with their values. */
+function without(...names) {
+  const kept = [];
+  let keeps = true;
+  for (const token of tokens) {
+    if (token.kind === 'option') keeps = !names.includes(token.name);
+    if (!keeps) continue;
+    if (token.kind === 'positional') kept.push(token.value);
+    else if (token.inlineValue) kept.push(`${token.rawName}=${token.value}`);
+    else kept.push(token.rawName, ...(token.value === undefined ? [] : [token.value]));
+  }
+  return kept;
+}
+
+/** All values of an option, those behind its first too. */
+function valuesOf(name) {
+  const found = [];
+  let inside = false;
+  for (const token of tokens) {
+    if (token.kind === 'option') inside = token.name === name;
+    if (inside && token.value !== undefined) found.push(token.value);
+  }
+  return found;
+}
 
 /** A stage that others go on from. */
 function trainOnce(out, args, settings) {
