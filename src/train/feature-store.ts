@@ -212,7 +212,7 @@ class StoreFiles implements Disposable {
         throw new RequestError(directory, `must be a store of features, got ${describe(cause)}`, { cause });
       }
     };
-    this.#lock = use === 'append' ? new WriteLock(directory, join(directory, 'lock')) : undefined;
+    this.#lock = use === 'append' ? new WriteLock(directory, join(directory, 'features.lock')) : undefined;
     try {
       this.texts = open('texts.jsonl', use === 'append' ? 'a+' : 'r');
       this.features = open('features.f16', use === 'append' ? constants.O_RDWR | constants.O_CREAT : 'r');

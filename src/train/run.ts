@@ -85,7 +85,7 @@ export class TrainingRun implements Disposable {
       );
     const lengths = trained.map((index) => features.text(index).ids.length);
     this.trainer = new Trainer({ parameters: learner.parameters, gradients }, lengths, options.settings, options);
-    this.#lock = new WriteLock(directory, join(directory, 'lock'));
+    this.#lock = new WriteLock(directory, join(directory, 'training.lock'));
     try {
       this.resumed = existsSync(this.#checkpoint);
       if (this.resumed) this.trainer.restore(this.#checkpoint);

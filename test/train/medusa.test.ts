@@ -1,5 +1,5 @@
 /** Training runs of Medusa heads: they learn, what they learn is saved, and a run that was killed ends where one that was not ends. */
-import { mkdtempSync, readFileSync } from 'node:fs';
+import { copyFileSync, mkdtempSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, expect, it } from 'vitest';
 import { openMedusaFiles } from '../../src/checkpoint/medusa.ts';
@@ -70,7 +70,9 @@ it('begins as the LM head, learns, and goes on after a break to the same bits', 
   const before = run.evaluate();
   while (run.trainer.step < 10) run.advance();
   run.save();
-  using other = begin(directory);
+  const elsewhere = mkdtempSync(join(scratch, 'resumed-')); // the run itself goes on, too
+  copyFileSync(join(directory, 'checkpoint.safetensors'), join(elsewhere, 'checkpoint.safetensors'));
+  using other = begin(elsewhere);
   expect(other.resumed).toBe(true);
   for (const of of [run, other]) while (of.trainer.step < of.trainer.totalSteps) of.advance();
   expect(weightsOf(other)).toEqual(weightsOf(run));
@@ -164,12 +166,14 @@ it('tokens that the draft vocabulary lacks are learned where the loss tells them
 
 it('heads guess what their draft vocabulary has, of which the loss may tell more apart', () => {
   const directory = mkdtempSync(join(scratch, 'small-'));
-  using run = new MedusaRun(directory, target, new LiveFeatures(target, texts), { ...OPTIONS, draftVocabSize: 8 });
-  expect(run.heads.targetIds).toHaveLength(8);
-  run.advance();
-  run.save();
-  expect(run.evaluate()[0]!.rows).toBe(3 * 22); // of all tokens of the texts held back, from the third on
-  expect(run.coverage).toBeLessThan(1);
+  {
+    using run = new MedusaRun(directory, target, new LiveFeatures(target, texts), { ...OPTIONS, draftVocabSize: 8 });
+    expect(run.heads.targetIds).toHaveLength(8);
+    run.advance();
+    run.save();
+    expect(run.evaluate()[0]!.rows).toBe(3 * 22); // of all tokens of the texts held back, from the third on
+    expect(run.coverage).toBeLessThan(1);
+  }
   const other = { ...OPTIONS, draftVocabSize: 8, lossVocabSize: 40 };
   expect(() => new MedusaRun(directory, target, new LiveFeatures(target, texts), other)).toThrow(
     /is of a run with .*"lossVocabSize":48.*, this one has .*"lossVocabSize":40/,

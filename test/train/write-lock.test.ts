@@ -93,6 +93,12 @@ describe('what is locked', () => {
     new FeatureStore(directory, settings)[Symbol.dispose]();
   });
 
+  it('one directory may hold a store and a training', () => {
+    const directory = newDirectory();
+    using _store = new FeatureStore(directory, settings);
+    using _lock = new WriteLock(directory, join(directory, 'training.lock'));
+  });
+
   it('a file of conversations has one writer, and a refused one leaves it as it is', () => {
     const path = join(newDirectory(), 'answers.jsonl');
     {
