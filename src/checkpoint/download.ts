@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import type { ModelAlias } from './aliases.ts';
 import { describe } from './file.ts';
 import type { FetchJob } from './hub.ts';
+import { isAlive } from './process-alive.ts';
 
 /** Until the headers are there. Long for a slow line, short for a person who waits on a network that drops packets. */
 const CONNECT_TIMEOUT_MS = 10_000;
@@ -85,15 +86,6 @@ async function adoptPart(directory: string, file: string, mine: string): Promise
     }
   }
   return false;
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return error instanceof Error && 'code' in error && error.code === 'EPERM';
-  }
 }
 
 /** Hashes the first `have` bytes of the file, asks for the rest, and returns the hash of all. */

@@ -6,6 +6,7 @@ import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { z } from 'zod';
 import { describe } from '../checkpoint/file.ts';
+import { isAlive } from '../checkpoint/process-alive.ts';
 import { RequestError } from '../errors.ts';
 
 const holder = z.object({ pid: z.int().positive(), host: z.string() });
@@ -24,8 +25,9 @@ export class WriteLock implements Disposable {
     this.#path = path;
     if (this.#take()) return;
     const before = holderOf(path);
-    // Two starts that find the same dead writer could both get here; what they race for is microseconds.
-    if (before !== undefined && isGone(before)) {
+    // Of processes on other machines nothing is known. Two starts that find the same dead writer could both get here; what they race for is
+    // microseconds.
+    if (before?.host === hostname() && !isAlive(before.pid)) {
       rmSync(path, { force: true });
       if (this.#take()) return;
     }
@@ -39,7 +41,7 @@ export class WriteLock implements Disposable {
       writeFileSync(this.#path, JSON.stringify(own), { flag: 'wx' });
       return true;
     } catch (cause) {
-      if (codeOf(cause) === 'EEXIST') return false;
+      if (cause instanceof Error && 'code' in cause && cause.code === 'EEXIST') return false;
       throw new RequestError(this.#what, `cannot be written: ${describe(cause)}`, { cause });
     }
   }
@@ -56,19 +58,4 @@ function holderOf(path: string): Holder | undefined {
   } catch {
     return undefined;
   }
-}
-
-/** Surely: nothing is known of processes of other machines, and a process that may not be asked exists. */
-function isGone({ pid, host }: Holder): boolean {
-  if (host !== hostname()) return false;
-  try {
-    process.kill(pid, 0);
-    return false;
-  } catch (error) {
-    return codeOf(error) === 'ESRCH';
-  }
-}
-
-function codeOf(error: unknown): string | undefined {
-  return error instanceof Error ? (error as NodeJS.ErrnoException).code : undefined;
 }
