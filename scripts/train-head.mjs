@@ -35,8 +35,10 @@ const SHARED = ['--batch-tokens', '2048', '--evaluate-every', '200'];
 const THREE_STEPS = '--epochs 2 --prompt-epochs 0 --steps 3 --classification 0.5 --warmup 50';
 
 const TEXT = ['conversations', 'features', 'live-features', 'prompts', 'count'];
-const given = without('out', 'then');
-const then = valuesOf('then');
+const options = grouped();
+const passedOn = options.filter(({ name }) => name !== 'out' && name !== 'then');
+const given = passedOn.flatMap(({ args }) => args);
+const then = options.filter(({ name }) => name === 'then').flatMap(({ found }) => found);
 
 trainOnce(
   oneStep,
@@ -52,32 +54,20 @@ else {
   const thrice = `${values.out}.again`;
   trainOnce(thrice, ...again);
   const more = ['--conversations', ...then, '--start', thrice];
-  train(values.out, [...without('out', 'then', ...TEXT), ...more], `${THREE_STEPS} --epochs 3 --learning-rate 0.0006`);
+  const others = passedOn.filter(({ name }) => !TEXT.includes(name)).flatMap(({ args }) => args);
+  train(values.out, [...others, ...more], `${THREE_STEPS} --epochs 3 --learning-rate 0.0006`);
 }
 
-/** What was given but for these options with their values. */
-function without(...names) {
-  const kept = [];
-  let keeps = true;
-  for (const token of tokens) {
-    if (token.kind === 'option') keeps = !names.includes(token.name);
-    if (!keeps) continue;
-    if (token.kind === 'positional') kept.push(token.value);
-    else if (token.inlineValue) kept.push(`${token.rawName}=${token.value}`);
-    else kept.push(token.rawName, ...(token.value === undefined ? [] : [token.value]));
+/** What was given, option by option: as it stood there (`args`), and all its values (`found`). */
+function grouped() {
+  const groups = [{ name: undefined, args: [], found: [] }]; // what stands before the first option
+  for (const { kind, name, rawName, value, inlineValue } of tokens) {
+    if (kind === 'option') groups.push({ name, args: [inlineValue ? `${rawName}=${value}` : rawName], found: [] });
+    if (value === undefined) continue;
+    groups.at(-1).found.push(value);
+    if (!inlineValue) groups.at(-1).args.push(value);
   }
-  return kept;
-}
-
-/** All values of an option, those behind its first too. */
-function valuesOf(name) {
-  const found = [];
-  let inside = false;
-  for (const token of tokens) {
-    if (token.kind === 'option') inside = token.name === name;
-    if (inside && token.value !== undefined) found.push(token.value);
-  }
-  return found;
+  return groups;
 }
 
 /** A stage that others go on from. */
