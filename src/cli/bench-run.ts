@@ -12,7 +12,7 @@ import { DRAFTERS, type DrafterName } from '../draft/registry.ts';
 import { parseTreeOption } from '../draft/tree-option.ts';
 import type { Engine, TextOptions, TextResult } from '../engine.ts';
 import { RequestError } from '../errors.ts';
-import type { KernelClock } from '../kernels/clocked.ts';
+import { clockCost, type KernelClock } from '../kernels/clocked.ts';
 import { barPlot } from './bar-plot.ts';
 import {
   type ModelOptions,
@@ -73,7 +73,7 @@ interface Row {
   readonly identical: boolean;
   /** The whole of it; what is above, for tables made elsewhere, is part of it. */
   readonly stats: GenerationStats;
-  /** Milliseconds of decoding, prefill not counted. */
+  /** Milliseconds of decoding, prefill not counted, without what the clock of the kernels takes. */
   readonly outsideNativeMs: number;
 }
 
@@ -159,16 +159,17 @@ async function askAll(
   { maxTokens, temperature, seed, verify, typical }: Flags,
 ): Promise<readonly Row[]> {
   const rows: Row[] = [];
+  const msPerCall = clockCost();
   using progress = new ProgressBar('questions', questions.length);
   const options = { temperature, seed, verify, ...(typical && { typical }) };
   for (const { engine, drafter } of contestants)
     await engine.complete(questions[0]!.messages, { ...options, maxTokens: 16, drafter }); // warms up
   for (const [index, { id, task, messages }] of questions.entries()) {
-    const answers = new Map<string, { result: TextResult; nativeMs: number }>();
+    const answers = new Map<string, { result: TextResult; nativeMs: number; clockMs: number }>();
     for (const { name, engine, drafter } of index % 2 === 0 ? contestants : [...contestants].reverse())
-      answers.set(name, await ask(engine, clock, messages, { ...options, maxTokens, drafter }));
+      answers.set(name, await ask(engine, clock, msPerCall, messages, { ...options, maxTokens, drafter }));
     const baseline = answers.get(contestants[0]!.name)!.result.newIds.join();
-    for (const [drafter, { result, nativeMs }] of answers) {
+    for (const [drafter, { result, nativeMs, clockMs }] of answers) {
       const { newIds, stats } = result;
       rows.push({
         id,
@@ -181,7 +182,7 @@ async function askAll(
         treeSize: stats.treeSize,
         identical: newIds.join() === baseline,
         stats,
-        outsideNativeMs: stats.decodeMs - nativeMs,
+        outsideNativeMs: stats.decodeMs - nativeMs - clockMs,
       });
     }
     progress.update(index + 1);
@@ -189,19 +190,23 @@ async function askAll(
   return rows;
 }
 
-/** An answer, and the milliseconds that its decoding spent inside native calls. */
+/** An answer, the milliseconds that its decoding spent inside native calls, and those that measuring this took beside. */
 async function ask(
   engine: Engine,
   clock: KernelClock,
+  msPerCall: number,
   messages: PromptEntry['messages'],
   options: TextOptions,
-): Promise<{ result: TextResult; nativeMs: number }> {
+): Promise<{ result: TextResult; nativeMs: number; clockMs: number }> {
   const stream = engine.stream(engine.encode(messages), options);
-  let beforeDecoding: number | undefined;
+  let beforeDecoding: KernelClock | undefined;
   for (;;) {
     const next = await stream.next();
-    if (next.done) return { result: next.value, nativeMs: clock.ms - (beforeDecoding ?? clock.ms) };
-    beforeDecoding ??= clock.ms; // the first token comes out of prefill
+    if (next.done) {
+      const { ms, calls } = beforeDecoding ?? clock;
+      return { result: next.value, nativeMs: clock.ms - ms, clockMs: (clock.calls - calls) * msPerCall };
+    }
+    beforeDecoding ??= { ...clock }; // the first token comes out of prefill
   }
 }
 

@@ -30,11 +30,13 @@ const TOLERANCE = 0.02;
 const NEGLIGIBLE_MS = 1e-6;
 const SHORTEST_PAUSE = 8;
 /**
- * Where drafting goes on and on, nothing is seen of plain decoding, to which it is compared: after so many forwards of the target a few rounds
- * are plain. Were drafting twice as fast, they would cost 1.5 % of the time.
+ * Where drafting goes on and on, nothing is seen of plain decoding, to which it is compared: now and then a few rounds are plain. They lose what
+ * drafting gains, so the less it gains the cheaper is a look, and the more depends on it: looks may cost this share of the time.
  */
-const PLAIN_KNOWN_FOR = 256;
 const PLAIN_LOOK = 8;
+const LOOK_SHARE = 0.01;
+/** Forwards of the target between looks, at least and at most. */
+const PLAIN_KNOWN_FOR = [32, 256] as const;
 /** A trial costs about a plain round; in 256 that is nothing. */
 const LONGEST_PAUSE = 256;
 
@@ -127,11 +129,18 @@ export class TreeBudget {
 
   /** Whether the next round shall have drafts; asked once a round. */
   wantsDrafts(): boolean {
-    if (this.#plainRounds === 0 && !this.isFree && this.target.sincePlain > PLAIN_KNOWN_FOR)
+    if (this.#plainRounds === 0 && !this.isFree && this.target.sincePlain > this.#plainKnownFor)
       this.#plainRounds = PLAIN_LOOK;
     if (this.#plainRounds === 0) return true;
     this.#plainRounds--;
     return false;
+  }
+
+  get #plainKnownFor(): number {
+    const [least, most] = PLAIN_KNOWN_FOR;
+    if (this.rounds < RATE_ROUNDS) return most; // what drafting gains is not known yet
+    const gain = this.#tokens / this.#plainRoundsWorth - 1;
+    return Math.min(Math.max((PLAIN_LOOK * gain) / LOOK_SHARE, least), most);
   }
 
   /**

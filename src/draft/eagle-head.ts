@@ -12,6 +12,7 @@ import {
   type LayerWeights,
   layerTensors,
   loadLayer,
+  storeKeysAndValues,
   type WeightTensor,
 } from '../model/layers.ts';
 import { rotaryTables } from '../model/rope.ts';
@@ -38,7 +39,7 @@ export class EagleHead implements Disposable {
   readonly #lmHead: PackedMatrix; // [Vd, d]
   readonly #buffers: ArrayBuffer[] = []; // the head's own, beside the loader's
   readonly #settings: LayerSettings;
-  readonly #ops: Ops;
+  readonly #ops: EagerOps;
   /** Target id of a draft id; undefined where the vocabularies are the same. */
   readonly targetIds: Int32Array | undefined; // [Vd]
 
@@ -92,10 +93,20 @@ export class EagleHead implements Disposable {
    * @param ops what computes: training gives a tape.
    */
   forward(batch: ForwardRows, features: Tensor, cache: KvCache, ops: Ops = this.#ops): Tensor {
+    return decoderLayer(ops, this.#layer, this.#join(batch, features, ops), cache.layers[0]!, this.#settings, batch);
+  }
+
+  /** `forward` for rows that are only looked back at: the cache gets the same bits, nothing is predicted. A third of the arithmetic. */
+  remember(batch: ForwardRows, features: Tensor, cache: KvCache): void {
+    const ops = this.#ops;
+    storeKeysAndValues(ops, this.#layer, this.#join(batch, features, ops), cache.layers[0]!, this.#settings, batch);
+  }
+
+  /** fc([embedding of the token one ahead | feature]): [rows, d]. */
+  #join(batch: ForwardRows, features: Tensor, ops: Ops): Tensor {
     ops.release(0);
     const embedded = ops.gather(this.#target.embedding, batch.tokens, batch.rows);
-    const x = ops.linear(ops.concat(embedded, features), this.#fc, undefined, this.#fcBias);
-    return decoderLayer(ops, this.#layer, x, cache.layers[0]!, this.#settings, batch);
+    return ops.linear(ops.concat(embedded, features), this.#fc, undefined, this.#fcBias);
   }
 
   /**

@@ -1,7 +1,7 @@
 /**
  * Kernels that add up the time spent inside them: `eaglet bench run` shows with it what a round spends outside native calls. Nothing is
- * wrapped unless a clock is given; with one, a call costs about 0.2 µs more, most of it counted as outside: half a percent of a round of
- * 400 calls in 10 ms.
+ * wrapped unless a clock is given; with one, a call costs about 0.2 µs more. Most of that falls outside the time that is added up, and is no
+ * part of decoding without a clock: `clockCost` says how much.
  */
 import type { Kernels } from './kernels.ts';
 
@@ -13,15 +13,7 @@ export interface KernelClock {
 
 export function clocked(kernels: Kernels, clock: KernelClock | undefined): Kernels {
   if (clock === undefined) return kernels;
-  const around =
-    <Arguments extends unknown[], Result>(call: (...args: Arguments) => Result) =>
-    (...args: Arguments): Result => {
-      const began = performance.now();
-      const result = call(...args);
-      clock.ms += performance.now() - began;
-      clock.calls++;
-      return result;
-    };
+  const around = <Arguments extends unknown[], Result>(call: (...args: Arguments) => Result) => timed(clock, call);
   return {
     isa: kernels.isa,
     threads: kernels.threads,
@@ -51,4 +43,39 @@ export function clocked(kernels: Kernels, clock: KernelClock | undefined): Kerne
     attentionBackward: around(kernels.attentionBackward),
     softCrossEntropy: around(kernels.softCrossEntropy),
   };
+}
+
+function timed<Arguments extends unknown[], Result>(
+  clock: KernelClock,
+  call: (...args: Arguments) => Result,
+): (...args: Arguments) => Result {
+  return (...args) => {
+    const began = performance.now();
+    const result = call(...args);
+    clock.ms += performance.now() - began;
+    clock.calls++;
+    return result;
+  };
+}
+
+/** Calls of one measurement: a few milliseconds, long enough for the compiler to have seen them as often as a round's. */
+const COST_CALLS = 20_000;
+const COST_REPEATS = 5;
+
+/**
+ * Milliseconds that a clock adds to a call and does not count: the least of a few measurements, so never more than it costs in a round, where
+ * caches are colder.
+ */
+export function clockCost(): number {
+  const clock: KernelClock = { ms: 0, calls: 0 };
+  const bare = (n: number, _cols: number, _eps: number): number => n;
+  const call = timed(clock, bare);
+  let least = Number.POSITIVE_INFINITY;
+  for (let repeat = 0; repeat < COST_REPEATS; repeat++) {
+    clock.ms = 0;
+    const began = performance.now();
+    for (let i = 0; i < COST_CALLS; i++) call(i, i, i);
+    least = Math.min(least, performance.now() - began - clock.ms);
+  }
+  return least / COST_CALLS;
 }

@@ -1,6 +1,6 @@
 /** The pre-norm decoder layer of the Llama family, against `Ops`: eager or taped. */
 import type { KvLayer, PackedMatrix } from '../kernels/kernels.ts';
-import type { HeadShape, Ops, RotaryTables } from '../tensor/ops.ts';
+import type { EagerOps, HeadShape, Ops, RotaryTables } from '../tensor/ops.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import type { ForwardBatch } from './forward-batch.ts';
 import { halvesFromPairs, type Part, type WeightLoader } from './weights.ts';
@@ -125,10 +125,25 @@ export function decoderLayer(
   { shape, eps, rotary }: LayerSettings,
   { positions, layout }: Pick<ForwardBatch, 'positions' | 'layout'>,
 ): Tensor {
-  const normed = weights.inputNorm === undefined ? x : ops.rmsNorm(x, weights.inputNorm, eps);
-  const qkv = ops.linear(normed, weights.qkv, undefined, weights.qkvBias);
-  const attended = ops.attention(qkv, shape, positions, rotary, kv, layout);
+  const attended = ops.attention(project(ops, weights, x, eps), shape, positions, rotary, kv, layout);
   const h = ops.linear(attended, weights.output, x);
   const gated = ops.swiglu(ops.linear(ops.rmsNorm(h, weights.postAttentionNorm, eps), weights.gateUp));
   return ops.linear(gated, weights.down, h);
+}
+
+/** Only what later rows need of rows x [n, d] whose own output nobody reads: their keys and values, the same bits as `decoderLayer` stores. */
+export function storeKeysAndValues(
+  ops: EagerOps,
+  weights: LayerWeights,
+  x: Tensor,
+  kv: KvLayer,
+  { shape, eps, rotary }: LayerSettings,
+  { positions, layout }: Pick<ForwardBatch, 'positions' | 'layout'>,
+): void {
+  ops.store(project(ops, weights, x, eps), shape, positions, rotary, kv, layout);
+}
+
+/** x [n, d] → [n, (heads + 2·kvHeads)·headDim], not yet rotated. */
+function project(ops: Ops, { inputNorm, qkv, qkvBias }: LayerWeights, x: Tensor, eps: number): Tensor {
+  return ops.linear(inputNorm === undefined ? x : ops.rmsNorm(x, inputNorm, eps), qkv, undefined, qkvBias);
 }

@@ -103,12 +103,23 @@ export class EagerOps implements Ops {
     kv: KvLayer,
     layout: AttentionLayout,
   ): Tensor {
-    const { heads, kvHeads, headDim } = shape;
-    const out = this.arena.allocate(qkv.rows, heads * headDim);
+    const out = this.arena.allocate(qkv.rows, shape.heads * shape.headDim);
+    this.store(qkv, shape, positions, rotary, kv, layout);
+    this.kernels.attention(out.data, qkv.data, qkv.cols, shape.heads, kv, layout);
+    return out;
+  }
+
+  /** Attention's first half alone: rotates to `positions`, stores keys and values. Consumes qkv. */
+  store(
+    qkv: Tensor,
+    { heads, kvHeads, headDim }: HeadShape,
+    positions: Int32Array,
+    rotary: RotaryTables,
+    kv: KvLayer,
+    layout: AttentionLayout,
+  ): void {
     this.kernels.rope(qkv.data, qkv.cols, qkv.rows, heads + kvHeads, headDim, positions, rotary.cos, rotary.sin);
     this.kernels.storeKv(kv, qkv.data, qkv.cols, heads * headDim, (heads + kvHeads) * headDim, layout);
-    this.kernels.attention(out.data, qkv.data, qkv.cols, heads, kv, layout);
-    return out;
   }
 
   swiglu(gateUp: Tensor): Tensor {

@@ -273,6 +273,23 @@ it('looks at plain decoding now and then, which it is compared to', () => {
   expect(costs.target.sincePlain).toBe(200);
 });
 
+it('looks the sooner, the less drafting gains', () => {
+  const lookAfter = (tokens: number): number => {
+    const costs = costsFrom({ target: curveOf(() => 10), draft: [{ rows: 1, ms: 1 }] });
+    const budget = new TreeBudget(costs);
+    for (let i = 0; i < 8; i++) budget.settle(1, 1, 10, undefined); // plain decoding has been seen
+    for (let round = 1; round < 1000; round++) {
+      if (!budget.wantsDrafts()) return round;
+      budget.settle(tokens, 4, 10, 1);
+    }
+    return Number.POSITIVE_INFINITY;
+  };
+  const after = [1.15, 1.3, 3].map(lookAfter);
+  expect(after[0]).toBeLessThan(64);
+  expect(after[1]).toBeGreaterThan(2 * after[0]!);
+  expect(after[2]).toBe(258);
+});
+
 it('counts on as much of what trees promise as came of it', () => {
   const sizeAfter = (accepted: number): number => {
     const costs = costsFrom({ target: curveOf((rows) => 5 + 0.5 * rows), draft: FREE });

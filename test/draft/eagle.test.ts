@@ -10,6 +10,7 @@ import { NoDrafter } from '../../src/draft/none.ts';
 import { staticShape } from '../../src/draft/tree.ts';
 import { createKernels } from '../../src/kernels/choose.ts';
 import { COMMITTED, ForwardBatch } from '../../src/model/forward-batch.ts';
+import type { KvCache } from '../../src/model/kv-cache.ts';
 import { loadTarget } from '../../src/model/registry.ts';
 import { ScratchTensor } from '../../src/tensor/tensor.ts';
 
@@ -75,6 +76,30 @@ describe.each([
     expect(
       largestDifference(floats(stored.read(`seq${index}.${prefix}.logits`)), logits.data, (n - 1) * 512),
     ).toBeLessThan(1e-4);
+  });
+
+  it.each([1, 2, 9])('predicts the same bits behind %i rows that it only remembers', (remembered) => {
+    using head = openHead(folder);
+    const rows = 12;
+    const features = new ScratchTensor().reshape(rows, 64);
+    for (let i = 0; i < rows * 64; i++) features.data[i] = Math.sin(i * i);
+    const append = (batch: ForwardBatch, cache: KvCache, from: number, to: number): ForwardBatch => {
+      batch.clear();
+      for (let i = from, parent = COMMITTED; i < to; i++)
+        parent = batch.append(cache.sequences[0]!, (i * 37) % 512, parent, true);
+      return batch;
+    };
+    const batch = new ForwardBatch(rows);
+    using whole = head.createCache(rows);
+    const wanted = head.forward(append(batch, whole, 0, rows), features, whole).data.slice(remembered * 64, rows * 64);
+
+    using cache = head.createCache(rows);
+    head.remember(append(batch, cache, 0, remembered), features.reshape(remembered, 64), cache);
+    cache.sequences[0]!.commitAll();
+    const rest = new ScratchTensor().reshape(rows - remembered, 64);
+    rest.data.set(features.data.subarray(remembered * 64, rows * 64));
+    const got = head.forward(append(batch, cache, remembered, rows), rest, cache).data.slice(0, wanted.length);
+    expect(got).toEqual(wanted);
   });
 });
 
