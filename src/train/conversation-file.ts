@@ -52,9 +52,9 @@ export class ConversationFile implements Disposable {
   ) {
     this.path = path;
     const beside = settingsPath(path);
-    if (existsSync(path)) checkSettings(path, beside, settings);
     this.#lock = new WriteLock(path, `${path}.lock`);
     try {
+      if (existsSync(path)) checkSettings(path, beside, settings);
       const end = existsSync(path) ? readWritten(path, onConversation) : undefined;
       this.cutBytes = end === undefined ? 0 : statSync(path).size - end;
       this.#file = writing(path, () => {

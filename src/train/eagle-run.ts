@@ -1,8 +1,10 @@
 /** A training run of one EAGLE head. */
+import { createHash } from 'node:crypto';
 import { openHeadFiles } from '../checkpoint/head.ts';
 import { EagleHead } from '../draft/eagle-head.ts';
 import type { HeadConfig } from '../draft/head-config.ts';
 import { RequestError } from '../errors.ts';
+import type { Kernels } from '../kernels/kernels.ts';
 import type { ModelConfig } from '../model/config.ts';
 import type { TargetModel } from '../model/target.ts';
 import { coverage, defaultDraftVocabSize, draftTargetIds } from './draft-vocabulary.ts';
@@ -10,6 +12,7 @@ import { EagleTraining, type EagleTrainingOptions } from './eagle.ts';
 import type { TextFeatures } from './feature-store.ts';
 import { type InitialHead, initialHead } from './initial-head.ts';
 import { LossVocabulary } from './loss-vocabulary.ts';
+import { rowMajor } from './matrices.ts';
 import { type RunOptions, splitTexts, TrainingRun } from './run.ts';
 import type { EncodedText } from './unroll.ts';
 
@@ -29,6 +32,13 @@ export interface ExistingHead {
   readonly directory: string;
 }
 
+/** What the course of a run depends on: of a head that it goes on from the weights, wherever they lie. */
+interface EagleCourse extends RunOptions {
+  readonly start: InitialHead | { readonly weightsSha256: string };
+  readonly draftVocabSize: number;
+  readonly lossVocabSize: number;
+}
+
 export class EagleRun extends TrainingRun {
   readonly head: EagleHead;
   /** Share of the counting tokens that the draft vocabulary or the text before them holds. */
@@ -45,9 +55,13 @@ export class EagleRun extends TrainingRun {
     const head = createHead(target, texts, options);
     const lossVocabulary = new LossVocabulary(target, texts, options.lossVocabSize);
     const training = new EagleTraining(target.kernels, head, options.training, lossVocabulary.lmHead);
-    // Sizes that nobody asked for too: a default may change between a checkpoint and the run that finds it.
-    const sizes = { draftVocabSize: head.config.draftVocabSize, lossVocabSize: lossVocabulary.size };
-    const course: EagleRunOptions = { ...options, ...sizes };
+    const course: EagleCourse = {
+      ...options,
+      start: typeof options.start === 'string' ? options.start : { weightsSha256: hashWeights(target.kernels, head) },
+      // Those that nobody asked for too: a default may change between a checkpoint and the run that finds it.
+      draftVocabSize: head.config.draftVocabSize,
+      lossVocabSize: lossVocabulary.size,
+    };
     super(directory, features, training, course);
     this.head = head;
     this.#lossVocabulary = lossVocabulary;
@@ -76,6 +90,13 @@ function createHead(target: TargetModel, texts: readonly EncodedText[], options:
   const targetIds = draftTargetIds(texts, config.draftVocabSize, vocabSize);
   using source = initialHead(start, config, targetIds, options.settings.seed);
   return new EagleHead(target, config, source, { dtype: 'f32' });
+}
+
+/** sha256 of all numbers as f32, in the order and layout of `tensors`. */
+function hashWeights(kernels: Kernels, head: EagleHead): string {
+  const hash = createHash('sha256');
+  for (const tensor of head.tensors()) hash.update(new Uint8Array(rowMajor(kernels, tensor).buffer));
+  return hash.digest('hex');
 }
 
 function requireShape(

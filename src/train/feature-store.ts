@@ -213,10 +213,13 @@ class StoreFiles implements Disposable {
       }
     };
     this.#lock = use === 'append' ? new WriteLock(directory, join(directory, 'features.lock')) : undefined;
+    let texts: number | undefined;
     try {
-      this.texts = open('texts.jsonl', use === 'append' ? 'a+' : 'r');
+      texts = open('texts.jsonl', use === 'append' ? 'a+' : 'r');
       this.features = open('features.f16', use === 'append' ? constants.O_RDWR | constants.O_CREAT : 'r');
+      this.texts = texts;
     } catch (error) {
+      if (texts !== undefined) closeSync(texts);
       this.#lock?.[Symbol.dispose]();
       throw error;
     }

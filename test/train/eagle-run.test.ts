@@ -94,6 +94,29 @@ describe('the loss vocabulary', () => {
     again.advance();
   });
 
+  it('goes on from the weights of a head, wherever it lies, and from no others', () => {
+    const scratch = newDirectory();
+    using first = begin(newDirectory());
+    const save = (name: string): { readonly directory: string } => {
+      saveHead(join(scratch, name), kernels, first.head, { provenance: {}, card: undefined });
+      return { directory: join(scratch, name) };
+    };
+    const [start, same] = [save('head'), save('copy')];
+    first.advance();
+    const other = save('other');
+    const work = newDirectory();
+    {
+      using run = begin(work, { start });
+      run.advance();
+      run.save();
+      expect(run.options).toMatchObject({ start: { weightsSha256: expect.stringMatching(/^[0-9a-f]{64}$/) } });
+      expect(JSON.stringify(run.options)).not.toContain(scratch);
+    }
+    expect(() => begin(work, { start: other })).toThrow(/is of a run with .*weightsSha256/);
+    using run = begin(work, { start: same });
+    expect([run.resumed, run.trainer.step]).toEqual([true, 1]);
+  });
+
   it('is all tokens of a small target unless said', () => {
     using run = begin(newDirectory());
     expect(run.options).toMatchObject({ draftVocabSize: 8, lossVocabSize: vocabSize });
