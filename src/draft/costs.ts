@@ -60,7 +60,10 @@ const LARGEST_SURPRISE = 2;
  * gives memory a faster clock: thirty in a row were up to 16 % faster than one between larger ones (docs/log.md, 2026-11-28).
  */
 const STEADY_AFTER = 3;
-/** A sample of plain decoding changes what is believed of it by this share: there are few of them. */
+/**
+ * Plain decoding is seen now and then, a few forwards in a row, and by then another speed may long be believed in. So that counts as one of
+ * them, and the mean is believed; of many in a row, each changes it by this share.
+ */
 const PLAIN_RATE = 0.1;
 
 /** A curve that learns. */
@@ -69,7 +72,7 @@ export class ForwardCost {
   readonly #tokenMs: Float64Array; // [MOST_ROWS + 1] for every token of context
   /** Of a one-row forward among its like. */
   #plainMs: number;
-  #plainSamples = 0;
+  #plainSeen = false;
   #sincePlain = 0; // forwards since the last sample
   #singles = 0; // one-row forwards since the last of another size
   #forwards = 0;
@@ -103,7 +106,7 @@ export class ForwardCost {
 
   /** Forwards since one of plain decoding was seen. What was measured at load is believed a quarter as long as what decoding showed. */
   get sincePlain(): number {
-    return this.#plainSamples === 0 ? 4 * this.#sincePlain : this.#sincePlain;
+    return this.#plainSeen ? this.#sincePlain : 4 * this.#sincePlain;
   }
 
   /** @returns the milliseconds as they are believed. */
@@ -119,7 +122,8 @@ export class ForwardCost {
     const reach = Math.max(NEAR, NEAR_SHARE * own);
     const sharedRate = Math.max(SHARED_RATE, 1 / (MEASURED_LEVEL + this.#forwards));
     const ownRate = Math.max(OWN_RATE, 1 / (MEASURED_SIZE + ++this.#visits[own]!));
-    const plainRate = steady ? Math.max(PLAIN_RATE, 1 / (MEASURED_SIZE + ++this.#plainSamples)) : 0;
+    const plainRate = steady ? Math.max(PLAIN_RATE, 1 / (1 + this.#singles - STEADY_AFTER)) : 0;
+    if (steady) this.#plainSeen = true;
     this.#plainMs *= 1 + (ratio - 1) * (sharedRate + plainRate);
     for (let i = 0; i <= MOST_ROWS; i++) {
       const nearness = steady ? 0 : Math.max(0, 1 - Math.abs(i - own) / reach);

@@ -129,6 +129,16 @@ describe('a curve that learns', () => {
     expect(cost.sincePlain).toBe(1);
   });
 
+  it('believes what comes in a row when plain decoding is looked at, whatever was believed before', () => {
+    const cost = new ForwardCost([{ rows: 1, ms: 20, steadyMs: 20 }]);
+    for (let i = 0; i < 100; i++) cost.learn(4, 80); // as measured
+    for (let i = 0; i < 8; i++) cost.learn(1, i < 3 ? 20 : 10);
+    expect(cost.plain()).toBeLessThan(12);
+    for (let i = 0; i < 100; i++) cost.learn(1, 10);
+    cost.learn(1, 20); // one of many changes little
+    expect(cost.plain()).toBeLessThan(11.5);
+  });
+
   it('gets over a measurement that was wrong altogether', () => {
     const truth = (rows: number): number => 8 + 2 * rows;
     const cost = new ForwardCost(flat);
