@@ -165,11 +165,11 @@ async function askAll(
   for (const { engine, drafter } of contestants)
     await engine.complete(questions[0]!.messages, { ...options, maxTokens: 16, drafter }); // warms up
   for (const [index, { id, task, messages }] of questions.entries()) {
-    const answers = new Map<string, { result: TextResult; nativeMs: number; clockMs: number }>();
+    const answers = new Map<string, { result: TextResult; outsideNativeMs: number }>();
     for (const { name, engine, drafter } of index % 2 === 0 ? contestants : [...contestants].reverse())
       answers.set(name, await ask(engine, clock, msPerCall, messages, { ...options, maxTokens, drafter }));
     const baseline = answers.get(contestants[0]!.name)!.result.newIds.join();
-    for (const [drafter, { result, nativeMs, clockMs }] of answers) {
+    for (const [drafter, { result, outsideNativeMs }] of answers) {
       const { newIds, stats } = result;
       rows.push({
         id,
@@ -182,7 +182,7 @@ async function askAll(
         treeSize: stats.treeSize,
         identical: newIds.join() === baseline,
         stats,
-        outsideNativeMs: stats.decodeMs - nativeMs - clockMs,
+        outsideNativeMs,
       });
     }
     progress.update(index + 1);
@@ -190,21 +190,22 @@ async function askAll(
   return rows;
 }
 
-/** An answer, the milliseconds that its decoding spent inside native calls, and those that measuring this took beside. */
+/** An answer, and the milliseconds that its decoding spent outside native calls. @param msPerCall what the clock adds to a call. */
 async function ask(
   engine: Engine,
   clock: KernelClock,
   msPerCall: number,
   messages: PromptEntry['messages'],
   options: TextOptions,
-): Promise<{ result: TextResult; nativeMs: number; clockMs: number }> {
+): Promise<{ result: TextResult; outsideNativeMs: number }> {
   const stream = engine.stream(engine.encode(messages), options);
   let beforeDecoding: KernelClock | undefined;
   for (;;) {
     const next = await stream.next();
     if (next.done) {
       const { ms, calls } = beforeDecoding ?? clock;
-      return { result: next.value, nativeMs: clock.ms - ms, clockMs: (clock.calls - calls) * msPerCall };
+      const insideMs = clock.ms - ms + (clock.calls - calls) * msPerCall;
+      return { result: next.value, outsideNativeMs: next.value.stats.decodeMs - insideMs };
     }
     beforeDecoding ??= { ...clock }; // the first token comes out of prefill
   }

@@ -95,19 +95,16 @@ export class EagleDrafter implements Drafter, LevelModel {
     const context = this.#sequence.length + this.#pendingCount;
     if (!this.#levels.start(root, context, maxDepth, this.#pendingCount)) return this.#levels.finish();
     this.#vocabulary?.add(root);
-    this.#fillPending(this.#pendingCount, root, true);
+    this.#fillPending(this.#pendingCount, root);
+    this.#input = this.#pending;
     this.#pendingCount = 0;
     return this.#levels.grow();
   }
 
   forward(batch: ForwardBatch): Tensor {
-    return this.#head.logits(batch, this.#extrapolate(batch), this.#vocabulary?.lmHead);
-  }
-
-  #extrapolate(batch: ForwardBatch): Tensor {
     const input = this.#input;
     this.#predicted = this.#head.forward(batch, input.reshape(batch.rows, input.cols), this.cache);
-    return this.#predicted;
+    return this.#head.logits(batch, this.#predicted, this.#vocabulary?.lmHead);
   }
 
   /** A guess's feature is what was predicted at its parent. */
@@ -118,22 +115,21 @@ export class EagleDrafter implements Drafter, LevelModel {
 
   #feedAllButLast(): void {
     const last = this.#pendingCount - 1;
-    this.#fillPending(last, this.#text[this.#sequence.length + last]!, false);
+    this.#fillPending(last, this.#text[this.#sequence.length + last]!);
     this.#head.remember(this.#batch, this.#pending.reshape(last, this.#pending.cols), this.cache);
     this.#sequence.commitAll();
     copyRow(this.#pending, 0, this.#pending, last);
     this.#pendingCount = 1;
   }
 
-  /** A batch of the first `count` pending rows, each with its next token, `next` after the last. */
-  #fillPending(count: number, next: number, wantGuesses: boolean): void {
+  /** A batch of the first `count` pending rows, each with its next token, `next` after the last, whose guesses are wanted. */
+  #fillPending(count: number, next: number): void {
     const batch = this.#batch;
     batch.clear();
     for (let i = 0, parent = COMMITTED; i < count; i++) {
       const token = i + 1 < count ? this.#text[this.#sequence.length + i + 1]! : next;
-      parent = batch.append(this.#sequence, token, parent, wantGuesses && i === count - 1);
+      parent = batch.append(this.#sequence, token, parent, i === count - 1);
     }
-    this.#input = this.#pending;
   }
 
   get budget(): TreeBudget | undefined {
