@@ -3,12 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { CostCache, type CostKey, KnownCosts } from '../../src/draft/cost-cache.ts';
-import { type CostCurve, costAt, ForwardCost, MOST_ROWS } from '../../src/draft/costs.ts';
-import { eagleForwards } from '../../src/draft/eagle.ts';
-import { DRAFT_ROWS, measureCosts, measureDraft, measureTarget, TARGET_ROWS } from '../../src/draft/measure-costs.ts';
-import { createKernels } from '../../src/kernels/choose.ts';
+import { type CostCurve, costAt, ForwardCost } from '../../src/draft/costs.ts';
 import { xorshift } from '../support/random.ts';
-import { tinyHead, tinyTarget } from '../support/tiny.ts';
 
 it('costs lie on lines between what was measured; beyond, rows cost what they did on average', () => {
   const curve = [
@@ -19,28 +15,6 @@ it('costs lie on lines between what was measured; beyond, rows cost what they di
   expect([1, 3, 5, 6, 9, 11].map((rows) => costAt(curve, rows))).toEqual([10, 11, 12, 14, 20, (20 * 11) / 9]);
   expect(costAt([{ rows: 4, ms: 8 }], 9)).toBe(18);
   expect(costAt([{ rows: 4, ms: 8 }], 1)).toBe(8);
-});
-
-it('measures the target and the head within a fraction of a second', () => {
-  const kernels = createKernels({ threads: 1 });
-  using target = tinyTarget(kernels);
-  using head = tinyHead(target);
-  const began = performance.now();
-  const measured = { target: measureTarget(target), draft: measureDraft(() => eagleForwards(target, head, 4)) };
-  expect(performance.now() - began).toBeLessThan(300);
-  expect(measured.target.map(({ rows }) => rows)).toEqual([...TARGET_ROWS].sort((a, b) => a - b));
-  expect(measured.draft.map(({ rows }) => rows)).toEqual([...DRAFT_ROWS].sort((a, b) => a - b));
-  for (const curve of [measured.target, measured.draft]) {
-    expect(curve[0]!.ms).toBeGreaterThan(0);
-    expect(curve.every(({ ms }, i) => i === 0 || ms >= curve[i - 1]!.ms)).toBe(true);
-  }
-  const contextMs = measured.target.map(({ contextMs }) => contextMs!);
-  expect(contextMs[0]).toBeGreaterThan(0);
-  expect(contextMs.at(-1)).toBeGreaterThan(contextMs[0]!); // 32 rows look back, not one
-  expect(measured.target[0]!.steadyMs).toBeLessThanOrEqual(measured.target[0]!.ms);
-  const free = measureCosts(target, undefined).draft; // no forwards of its own
-  expect(free.at(1) + free.at(MOST_ROWS)).toBeLessThan(1e-9);
-  kernels.dispose();
 });
 
 describe('a curve that learns', () => {
