@@ -299,21 +299,32 @@ inline void storeRow(uint16_t* to, const float* from, int32_t n) {
   }
 }
 
+// Features [from, to) of one slot.
 template <class T>
-inline void storeKvRow(const KvLayer& kv, const float* key, const float* value, int32_t slot) {
-  const int32_t width = kv.kvHeads * kv.headDim;
-  storeRow(static_cast<T*>(kv.values) + int64_t(slot) * width, value, width);
-  T* row = static_cast<T*>(scratch(1, size_t(width) * sizeof(T)));
-  storeRow(row, key, width);
-  T* keys = static_cast<T*>(kv.keys) + int64_t(slot / kKvTile) * width * kKvTile + slot % kKvTile;
-  for (int32_t i = 0; i < width; i++) keys[int64_t(i) * kKvTile] = row[i];
+inline void storeFeatures(const KvLayer& kv, const float* key, const float* value, int32_t slot, int32_t from, int32_t to) {
+  const int32_t width = kv.kvHeads * kv.headDim, count = to - from;
+  storeRow(static_cast<T*>(kv.values) + int64_t(slot) * width + from, value + from, count);
+  T* row = static_cast<T*>(scratch(1, size_t(count) * sizeof(T)));
+  storeRow(row, key + from, count);
+  T* keys = static_cast<T*>(kv.keys) + (int64_t(slot / kKvTile) * width + from) * kKvTile + slot % kKvTile;
+  for (int32_t i = 0; i < count; i++) keys[int64_t(i) * kKvTile] = row[i];
 }
 
+constexpr int32_t kStoredAlone = 2048;   // elements: eleven rows of 192; fewer are stored sooner by one thread
+constexpr int32_t kStoredTogether = 32;  // features: whole cache lines of keys, and of values where rows are aligned
+
 void storeKv(const KvLayer& kv, const float* qkv, int32_t stride, int32_t keyOffset, int32_t valueOffset, const Layout& layout) {
-  // Serial: rows of one tile share cache lines.
-  for (int32_t row = 0; row < layout.rows; row++) {
-    const float* from = qkv + int64_t(row) * stride;
-    if (kv.half) storeKvRow<uint16_t>(kv, from + keyOffset, from + valueOffset, layout.slots[row]);
-    else storeKvRow<float>(kv, from + keyOffset, from + valueOffset, layout.slots[row]);
-  }
+  // Threads share the features, not the rows: rows of one tile share cache lines.
+  const int32_t width = kv.kvHeads * kv.headDim, most = (width + kStoredTogether - 1) / kStoredTogether;
+  const int32_t parts = layout.rows * int64_t(width) < kStoredAlone ? 1 : threadCount() < most ? threadCount() : most;
+  auto part = [&](int index) {
+    const int32_t from = most * index / parts * kStoredTogether, end = most * (index + 1) / parts * kStoredTogether, to = end < width ? end : width;
+    for (int32_t row = 0; row < layout.rows; row++) {
+      const float *start = qkv + int64_t(row) * stride, *key = start + keyOffset, *value = start + valueOffset;
+      if (kv.half) storeFeatures<uint16_t>(kv, key, value, layout.slots[row], from, to);
+      else storeFeatures<float>(kv, key, value, layout.slots[row], from, to);
+    }
+  };
+  if (parts == 1) return part(0);
+  parallel(parts, part);
 }
