@@ -243,6 +243,7 @@ inline void weighPart(const KvLayer& kv, int32_t head, const Layout& layout, con
 struct Blocks {
   const Reach* reaches;
   int32_t count;
+  int32_t longest;     // prefix
   int64_t mostFloats;  // scores of the largest
 };
 
@@ -250,11 +251,12 @@ inline Blocks blocksOf(const Layout& layout, int32_t group, int32_t most) {
   const int32_t extras = layout.extrasStart[layout.rows];
   Reach* reaches = static_cast<Reach*>(scratch(2, size_t(layout.rows) * sizeof(Reach) + size_t(extras) * 8));
   int32_t* extraTiles = reinterpret_cast<int32_t*>(reaches + layout.rows);
-  Blocks blocks{reaches, 0, 0};
+  Blocks blocks{reaches, 0, 0, 0};
   for (int32_t r = 0; r < layout.rows;) {
     int32_t end = r + 1;
     while (end < layout.rows && end - r < most && layout.base[end] == layout.base[r]) end++;
     const Reach reach = reachOf(layout, r, end - r, extraTiles, extraTiles + extras);
+    if (reach.longest > blocks.longest) blocks.longest = reach.longest;
     if (reach.floats(group) > blocks.mostFloats) blocks.mostFloats = reach.floats(group);
     reaches[blocks.count++] = reach;
     r = end;
@@ -262,11 +264,14 @@ inline Blocks blocksOf(const Layout& layout, int32_t group, int32_t most) {
   return blocks;
 }
 
+// Keys and values that a thread reads while the others wait for each other twice.
+constexpr int64_t kWaitBytes = 64 << 10;
+
 template <class T>
 inline void attend(float* out, const float* qkv, int32_t stride, int32_t heads, const KvLayer& kv, const Layout& layout) {
   const int32_t group = heads / kv.kvHeads, headDim = kv.headDim;
   // Rows share their keys and values as far as that leaves a block for every thread and more: blocks need not wait for each other.
-  const int32_t wanted = 2 * threadCount();
+  const int32_t threads = threadCount(), wanted = 2 * threads;
   int32_t rows = kAttentionRows;
   while (rows > 1 && (layout.rows + rows - 1) / rows * kv.kvHeads < wanted) rows /= 2;
   const Blocks blocks = blocksOf(layout, group, rows);
@@ -280,7 +285,10 @@ inline void attend(float* out, const float* qkv, int32_t stride, int32_t heads, 
   };
 
   const int32_t pieces = blocks.count * kv.kvHeads, vectors = (headDim + 15) / 16;
-  if (pieces >= wanted) {
+  // Where pieces do not come out even, some threads have none of the last turn.
+  const int32_t idle = (threads - pieces % threads) % threads;
+  const int64_t pieceBytes = int64_t(blocks.longest) * headDim * 2 * sizeof(T);
+  if (pieces >= wanted || (pieces >= threads && idle * pieceBytes / threads <= kWaitBytes)) {
     auto body = [&](int piece) {
       const Reach& reach = reaches[piece / kv.kvHeads];
       const int32_t head = piece % kv.kvHeads;
@@ -292,7 +300,7 @@ inline void attend(float* out, const float* qkv, int32_t stride, int32_t heads, 
     };
     return parallel(pieces, body);
   }
-  // Few rows: threads share a piece, by positions, then by queries, then by dimensions.
+  // Few pieces: threads share each, by positions, then by queries, then by dimensions.
   const int32_t share = (wanted + pieces - 1) / pieces, parts = share < vectors ? share : vectors;
   float* scores = static_cast<float*>(scratch(0, size_t(pieces) * size_t(most) * 4));
   auto inParts = [&](auto&& compute) {  // compute(reach, head, queries, part)

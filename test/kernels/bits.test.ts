@@ -20,6 +20,8 @@ import { permutation, type Random, randomFloats, randomInteger, xorshift } from 
 
 const MOST_ROWS = 64;
 const THREADS = [1, 2];
+/** More than heads too: then threads share a head's positions and dimensions. */
+const ATTENTION_THREADS = [1, 2, 5];
 
 describe.each(availableTables())('$isa', (table) => {
   test.each(WEIGHT_DTYPES)('matmul of %s: a row is the same alone and among 1 to 64', (dtype) => {
@@ -74,7 +76,7 @@ describe.each(availableTables())('$isa', (table) => {
     ])('wherever positions lie, whoever else is computed: $heads heads on $kvHeads of $headDim', (shape) => {
       const subject = new AttentionSubject(dtype, shape, xorshift(6));
       let want: Float32Array | undefined;
-      for (const threads of THREADS) {
+      for (const threads of ATTENTION_THREADS) {
         withKernels(table, threads, (kernels) => {
           want ??= subject.contiguous(kernels);
           assertSameBits(subject.contiguous(kernels), want, `${threads} threads`);
@@ -84,6 +86,37 @@ describe.each(availableTables())('$isa', (table) => {
               assertSameBits(subject.scattered(kernels, prefix, mates), want, what);
             }
             assertSameBits(subject.moved(kernels, prefix), want, `moved, prefix ${prefix}, ${threads} threads`);
+          }
+        });
+      }
+    });
+
+    // Long enough that no thread is left to wait for another's head.
+    test('behind a thousand positions, whoever else is computed', () => {
+      const random = xorshift(7);
+      const [heads, kvHeads, headDim, positions] = [9, 3, 64, 1001];
+      const width = kvHeads * headDim;
+      const stride = heads * headDim;
+      const keysValues = randomFloats(random, positions * 2 * width, 2);
+      const queries = randomFloats(random, 4 * stride, 2);
+      let want: Float32Array | undefined;
+      for (const threads of ATTENTION_THREADS) {
+        withKernels(table, threads, (kernels) => {
+          const kv = poisonedKv(dtype, kvHeads, headDim, 1008);
+          kernels.storeKv(
+            kv,
+            keysValues,
+            2 * width,
+            0,
+            width,
+            storeLayout(Array.from({ length: positions }, (_, i) => i)),
+          );
+          for (const rows of want === undefined ? [1] : [1, 2, 4]) {
+            const row = { slot: 0, base: 0, prefix: positions, extras: [] };
+            const out = new Float32Array(rows * stride);
+            kernels.attention(out, queries, stride, heads, kv, layoutOf(Array.from({ length: rows }, () => row)));
+            want ??= out;
+            assertSameBits(out.subarray(0, stride), want, `${rows} rows, ${threads} threads`);
           }
         });
       }
