@@ -177,8 +177,9 @@ napi_value jsAllocate(napi_env env, napi_callback_info info) {
     return nullptr;
   }
   napi_value buffer = nullptr;
-  if (napi_create_external_arraybuffer(env, block->data, bytes, finalizeBlock, block, &buffer) != napi_ok) {
+  if (napi_create_external_arraybuffer(env, block->data, bytes, finalizeBlock, block, &buffer) == napi_no_external_buffers_allowed) {
     // A host without external buffers (pointer compression): plain memory does, alignment is then a matter of speed only.
+    // After any other failure the host has called the finalizer itself, and its exception is pending.
     finalizeBlock(env, nullptr, block);
     void* plain = nullptr;
     napi_create_arraybuffer(env, bytes, &plain, &buffer);

@@ -4,6 +4,7 @@
  *
  * Arrays may be longer than needed: callers pass views of arenas.
  */
+import { constants } from 'node:buffer';
 import {
   type AttentionLayout,
   BLOCK,
@@ -31,6 +32,8 @@ export function checked(kernels: Kernels): Kernels {
     threads: kernels.threads,
     allocate(bytes, dense) {
       checkBytes('allocate', bytes);
+      if (bytes > constants.MAX_LENGTH)
+        fail('allocate', `this Node has buffers of at most ${constants.MAX_LENGTH} bytes, got ${bytes}`);
       return kernels.allocate(bytes, dense);
     },
     release: (buffer) => kernels.release(buffer),
@@ -68,6 +71,7 @@ export function checked(kernels: Kernels): Kernels {
       kernels.moveKv(kv, from, to, count);
     },
     swiglu(out, x, n, cols) {
+      checkCount('swiglu', 'cols', cols, 1);
       checkRows('swiglu', out, cols, x, 2 * cols, n);
       kernels.swiglu(out, x, n, cols);
     },
@@ -113,6 +117,7 @@ export function checked(kernels: Kernels): Kernels {
       kernels.rmsNormBackward(dx, dWeight, dy, x, weight, n, cols, eps);
     },
     swigluBackward(dx, dy, x, n, cols) {
+      checkCount('swigluBackward', 'cols', cols, 1);
       checkRows('swigluBackward', dx, 2 * cols, x, 2 * cols, n, 'dx');
       atLeast('swigluBackward', 'dy', dy, n * cols);
       kernels.swigluBackward(dx, dy, x, n, cols);
@@ -204,7 +209,7 @@ function checkRope(
   sin: Sized,
 ): void {
   checkCount('rope', 'n', n, 0);
-  checkCount('rope', 'heads', heads, 0);
+  checkCount('rope', 'heads', heads, 1);
   checkHeadDim('rope', headDim);
   checkCount('rope', 'stride', stride, heads * headDim);
   atLeast('rope', 'x', x, n * stride);

@@ -172,6 +172,9 @@ export function nativeTables(): readonly string[] {
 
 const dtypeIndex = (matrix: PackedMatrix): number => WEIGHT_DTYPES.indexOf(matrix.dtype);
 
+/** Far more than help, few enough that any system has them. */
+export const MOST_THREADS = 256;
+
 /**
  * Threads asked for by the instances that live, oldest first. The pool is one per process: the youngest decides its size, the one before
  * it again once it is disposed, and with the last of them the pool ends.
@@ -205,7 +208,10 @@ export function createNativeKernels(options: {
       `kernels: no table "${options.isa}" on this machine, available: ${nativeTables().join(', ') || 'none'}`,
     );
   }
-  const leavePool = joinPool(table, options.threads);
+  const { threads } = options;
+  if (!(Number.isInteger(threads) && threads >= 1 && threads <= MOST_THREADS))
+    throw new RangeError(`kernels: threads must be a whole number in 1..${MOST_THREADS}, got ${threads}`);
+  const leavePool = joinPool(table, threads);
   const useKv = (kv: KvLayer): void =>
     table.useKv(kv.dtype === 'f16' ? 1 : 0, kv.kvHeads, kv.headDim, kv.slots, kv.keys, kv.values);
   const use = (kv: KvLayer, layout: AttentionLayout): void => {
