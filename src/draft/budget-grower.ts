@@ -250,7 +250,7 @@ export class BudgetGrower implements TreeGrower {
     budget.settle(pathLength, size, forwardMs, this.#asksHead ? this.#draftMs : undefined);
     this.#settleGrafts(path, pathLength, bonus);
     this.#settleGraftTrust(path, pathLength);
-    if (!this.#asksHead) return;
+    if (!this.#asksHead || this.#headCount === 0) return; // not asked, or without a guess
     for (let i = 0; i < pathLength; i++) {
       const first = i === 0 ? 0 : this.#guesses[this.#candidates[path[i]!]!]!;
       if (i > 0 && first === 0) return;

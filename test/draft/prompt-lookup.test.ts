@@ -85,6 +85,24 @@ describe('a tree', () => {
   });
 });
 
+describe('a budget', () => {
+  it('learns nothing from rounds in which nothing was found', () => {
+    const costs = costsFrom({ target: [{ rows: 1, ms: 10 }], draft: [{ rows: 1, ms: 0 }] });
+    const drafter = lookup({ kind: 'auto', costs });
+    const tests = (): number => drafter.budget!.calibration.report(1).reduce((sum, row) => sum + row.tests, 0);
+    guessAfter(drafter, [1, 2, 3, 1, 2]);
+    drafter.settle(Int32Array.of(0), 1, 40, 10);
+    const learned = tests();
+    expect(learned).toBeGreaterThan(0);
+    for (const root of [40, 41, 42]) {
+      drafter.observe(Int32Array.of(2), noFeatures, Int32Array.of(0), 1);
+      expect(drafter.propose(root, 9).size).toBe(1);
+      drafter.settle(Int32Array.of(0), 1, root + 1, 10);
+    }
+    expect(tests()).toBe(learned);
+  });
+});
+
 describe('another text', () => {
   const first = [1, 2, 3, 4, 1, 2, 3, 5, 1, 2];
 
