@@ -46,10 +46,10 @@ export class DraftModelDrafter implements Drafter, LevelModel {
     this.#grower = grower;
     this.maxNodes = grower.maxNodes;
     this.#longest = Math.min(contextSize, contextLength - maxLevels - 1);
-    this.cache = model.createCache(1, Math.min(contextSize, contextLength) + 1 + maxRows * maxLevels);
-    this.#sequence = this.cache.sequences[0]!;
     this.#text = new Int32Array(contextSize);
     this.#batch = new ForwardBatch(Math.max(PENDING_ROWS + 1, maxRows), PENDING_ROWS + 1 + levelExtras(grower));
+    this.cache = model.createCache(1, Math.min(contextSize, contextLength) + 1 + maxRows * maxLevels);
+    this.#sequence = this.cache.sequences[0]!;
     this.#levels = new LevelDrafting(model.kernels, vocabSize, grower, this, this.#sequence, this.#batch);
   }
 

@@ -64,6 +64,8 @@ export class EagleHead implements Disposable {
     this.#target = target;
     this.#ops = new EagerOps(kernels);
     this.targetIds = readTargetIds(source, config);
+    const rotary = rotaryTables(target.config.contextLength, config.headDim, config.ropeTheta);
+    this.#settings = { shape: config, eps: config.rmsNormEps, rotary };
     const loader = new WeightLoader(kernels, source, options.dtype);
     this.#loader = loader;
     try {
@@ -79,8 +81,6 @@ export class EagleHead implements Disposable {
       this[Symbol.dispose]();
       throw error;
     }
-    const rotary = rotaryTables(target.config.contextLength, config.headDim, config.ropeTheta);
-    this.#settings = { shape: config, eps: config.rmsNormEps, rotary };
   }
 
   createCache(capacity: number): KvCache {

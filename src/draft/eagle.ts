@@ -51,15 +51,20 @@ export class EagleDrafter implements Drafter, LevelModel {
     this.#head = head;
     const { hiddenSize, vocabSize, draftVocabSize } = head.config;
     const grower = createGrower(policy, draftVocabSize);
-    this.#vocabulary = head.targetIds && new TextVocabulary(target, head.targetIds, head.lmHead, contextSize);
-    this.targetIds = this.#vocabulary?.targetIds;
     const { maxRows, maxLevels } = grower;
     this.#grower = grower;
     this.maxNodes = grower.maxNodes;
-    this.cache = head.createCache(contextSize + maxRows * maxLevels);
-    this.#sequence = this.cache.sequences[0]!;
     this.#text = new Int32Array(contextSize);
     this.#batch = new ForwardBatch(Math.max(PENDING_ROWS, maxRows), PENDING_ROWS + levelExtras(grower));
+    this.#vocabulary = head.targetIds && new TextVocabulary(target, head.targetIds, head.lmHead, contextSize);
+    this.targetIds = this.#vocabulary?.targetIds;
+    try {
+      this.cache = head.createCache(contextSize + maxRows * maxLevels);
+    } catch (error) {
+      this.#vocabulary?.[Symbol.dispose](); // the head is the caller's until this is made
+      throw error;
+    }
+    this.#sequence = this.cache.sequences[0]!;
     this.#levels = new LevelDrafting(target.kernels, vocabSize, grower, this, this.#sequence, this.#batch);
     this.#pending.reshape(PENDING_ROWS, hiddenSize);
     this.#level.reshape(maxRows, hiddenSize);

@@ -128,14 +128,19 @@ export class KvCache implements Disposable {
       this.#buffers.push(buffer);
       return dtype === 'f16' ? new Uint16Array(buffer) : new Float32Array(buffer);
     };
-    this.layers = Array.from({ length: options.layers }, () => ({
-      dtype,
-      kvHeads,
-      headDim,
-      slots,
-      keys: allocate(),
-      values: allocate(),
-    }));
+    try {
+      this.layers = Array.from({ length: options.layers }, () => ({
+        dtype,
+        kvHeads,
+        headDim,
+        slots,
+        keys: allocate(),
+        values: allocate(),
+      }));
+    } catch (error) {
+      this[Symbol.dispose]();
+      throw error;
+    }
     this.sequences = Array.from({ length: options.sequences }, (_, i) => new KvSequence(this, i * capacity, capacity));
   }
 

@@ -51,6 +51,8 @@ export class Llama implements TargetModel {
     this.kernels = kernels;
     this.#ops = new EagerOps(kernels);
     const { hiddenSize: d, vocabSize } = config;
+    const rotary = rotaryTables(config.contextLength, config.headDim, config.ropeTheta);
+    this.#settings = { shape: config, eps: config.rmsNormEps, rotary };
     const loader = new WeightLoader(kernels, source, options.dtype, options.onBytes);
     this.#loader = loader;
     try {
@@ -66,8 +68,6 @@ export class Llama implements TargetModel {
       loader[Symbol.dispose]();
       throw error;
     }
-    const rotary = rotaryTables(config.contextLength, config.headDim, config.ropeTheta);
-    this.#settings = { shape: config, eps: config.rmsNormEps, rotary };
     this.#kvDtype = options.kvDtype ?? (this.embedding.dtype === 'f32' ? 'f32' : 'f16');
   }
 
