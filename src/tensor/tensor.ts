@@ -10,6 +10,9 @@ export interface Tensor {
 /** Numbers that a buffer grows by: a width that goes up by one every few rounds shall not mean a buffer every few rounds. */
 const GROWTH = 4096;
 
+/** Shapes whose views are kept: far more than one buffer serves in turn, few where the width goes up with a text. */
+const MOST_SHAPES = 64;
+
 /** A tensor whose buffer stays and grows while its shape changes. */
 export class ScratchTensor implements Tensor {
   data = new Float32Array(0);
@@ -33,6 +36,7 @@ export class ScratchTensor implements Tensor {
     const { cols } = this;
     let views = this.#views.get(cols);
     if (views === undefined) {
+      if (this.#views.size === MOST_SHAPES) this.#views.clear();
       views = [];
       this.#views.set(cols, views);
     }
