@@ -29,13 +29,22 @@ const FORWARDS_WORTH_KEEPING = 64;
 /** Of what a file says and how: one of another version is as good as none. */
 const FORMAT = 3;
 
-/** Of a file, or the files of a directory: changes when they are replaced. */
+/** Of a file, or of the files in a directory: changes when they are replaced. What cannot be looked at (a broken link) does not count. */
 export function fingerprint(file: string): string {
   const path = resolve(file);
-  const stats = statSync(path);
-  if (!stats.isDirectory()) return `${path} ${stats.size} ${stats.mtimeMs}`;
-  const files = readdirSync(path).sort();
-  return files.map((file) => fingerprint(join(path, file))).join('\n');
+  const stats = statSync(path, { throwIfNoEntry: false });
+  const files = stats?.isDirectory() ? readdirSync(path).sort() : [];
+  const inside = files.map((name) => fingerprintOfFile(join(path, name)));
+  return [fingerprintOfFile(path), ...inside].filter((print) => print !== '').join('\n') || path;
+}
+
+function fingerprintOfFile(path: string): string {
+  try {
+    const stats = statSync(path);
+    return stats.isFile() ? `${path} ${stats.size} ${stats.mtimeMs}` : '';
+  } catch {
+    return '';
+  }
 }
 
 const ms = z.number().nonnegative().max(1e6);

@@ -1,8 +1,8 @@
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { CostCache, type CostKey, KnownCosts } from '../../src/draft/cost-cache.ts';
+import { CostCache, type CostKey, fingerprint, KnownCosts } from '../../src/draft/cost-cache.ts';
 import { type CostCurve, costAt, ForwardCost } from '../../src/draft/costs.ts';
 import { xorshift } from '../support/random.ts';
 
@@ -143,6 +143,19 @@ describe('costs of an earlier load', () => {
     directory = mkdtempSync(join(tmpdir(), 'eaglet-costs-'));
   });
   afterEach(() => rmSync(directory, { recursive: true, force: true }));
+
+  it('are those of the files as they are, whatever else lies beside them', () => {
+    const file = join(directory, 'model.safetensors');
+    writeFileSync(file, 'one');
+    mkdirSync(join(directory, 'more'));
+    const print = fingerprint(directory);
+    symlinkSync(join(directory, 'nowhere'), join(directory, '.#lock'));
+    symlinkSync('loop', join(directory, 'loop'));
+    expect(fingerprint(directory)).toBe(print);
+    writeFileSync(file, 'another');
+    expect(fingerprint(directory)).not.toBe(print);
+    expect(fingerprint(file)).toMatch(/ 7 /);
+  });
 
   it('are found again, under all of their key only', () => {
     const cache = new CostCache(join(directory, 'costs'), key);
