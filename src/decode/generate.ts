@@ -198,7 +198,7 @@ function readLimits(
   const prefillChunk = options.prefillChunk ?? PREFILL_CHUNK;
   if (!Number.isInteger(prefillChunk) || prefillChunk < 1)
     throw new RequestError('prefillChunk', `must be at least 1, got ${prefillChunk}`);
-  return { contextSize, maxTokens, prefillChunk };
+  return { contextSize, maxTokens, prefillChunk: Math.min(prefillChunk, prompt.length) };
 }
 
 /** Cuts both caches back to what they hold of the prompt, which is returned; never all of it, for the last token's logits are wanted. */

@@ -104,7 +104,9 @@ export class Sampler {
     for (const [id, value] of bias) {
       if (!Number.isInteger(id) || id < 0 || id >= vocabSize)
         throw new RequestError('logitBias', `ids are 0..${vocabSize - 1}, got ${id}`);
-      if (Number.isNaN(value)) throw new RequestError('logitBias', `the bias of ${id} is not a number`);
+      // Of +Infinity no law can be made; -Infinity forbids a token.
+      if (!(value < Number.POSITIVE_INFINITY))
+        throw new RequestError('logitBias', `the bias of ${id} must be a number or -Infinity, got ${value}`);
     }
     this.#biasIds = Int32Array.from(bias.keys());
     this.#biasValues = Float64Array.from(bias.values());

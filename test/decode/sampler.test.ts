@@ -200,6 +200,7 @@ describe('Sampler.choose', () => {
     ['seed', { seed: 0.5 }],
     ['repeatPenalty', { repeatPenalty: 0 }],
     ['logitBias', { logitBias: new Map([[3, Number.NaN]]) }],
+    ['logitBias', { logitBias: new Map([[3, Number.POSITIVE_INFINITY]]) }],
     ['logitBias', { logitBias: new Map([[-1, 1]]) }],
   ] satisfies [string, SamplingOptions][])('refuses a bad %s', (param, options) => {
     expect(() => new Sampler(kernels, 10, options)).toThrow(RequestError);

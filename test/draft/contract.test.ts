@@ -229,7 +229,7 @@ describe.each(Object.entries(DRAFTERS))('%s', (_, make) => {
     const wanted = plain(target, prompt, { maxTokens: 20, prefillChunk: 1 });
     using drafter = make(target, [...prompt, ...wanted.ids]);
     using cache = target.createCache(1, CAPACITY);
-    for (const prefillChunk of [64, 7]) {
+    for (const prefillChunk of [64, 7, 2 ** 40]) {
       expect(run(target, drafter, cache, prompt, { maxTokens: 20, prefillChunk }).ids).toEqual(wanted.ids);
     }
   });
