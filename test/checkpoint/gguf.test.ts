@@ -209,6 +209,11 @@ describe('a hostile or unsupported file', () => {
     ['an adapter', withKeys({ 'general.type': text('adapter') }), 'must be a whole model'],
     ['a part of a split file', withKeys({ 'split.count': number(3) }), 'split.count'],
     ['scaled RoPE', withKeys({ 'llama.rope.scaling.type': text('yarn') }), 'must be none or absent, got yarn'],
+    [
+      'RoPE scaled by a factor',
+      withKeys({ 'llama.rope.scaling.factor': number(8) }),
+      'must be 0 or 1 or absent, got 8',
+    ],
     ['experts', withKeys({ 'llama.expert_count': number(8) }), 'llama.expert_count'],
     ['alignment 0', withKeys({ 'general.alignment': number(0) }), 'must be a power of two'],
     ['alignment 24', withKeys({ 'general.alignment': number(24) }), 'must be a power of two'],
