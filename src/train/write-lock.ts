@@ -2,8 +2,9 @@
  * One writer at a time: two runs that append to the same files, or save over the same checkpoint, would spoil both. A file beside them names
  * the process that writes; one that a killed process left is taken over.
  */
-import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
+import { resolve } from 'node:path';
 import { z } from 'zod';
 import { describe } from '../checkpoint/file.ts';
 import { isAlive } from '../checkpoint/process-alive.ts';
@@ -11,6 +12,11 @@ import { RequestError } from '../errors.ts';
 
 const holder = z.object({ pid: z.int().positive(), host: z.string() });
 type Holder = z.infer<typeof holder>;
+
+/** Of this process: a lock with its number that is none of these is a process's of before, whose number was given again. */
+const held = new Set<string>();
+/** A lock without a name that is older was left by a process that died, or had no room, before it could sign. */
+const UNSIGNED_MS = 10_000;
 
 export class WriteLock implements Disposable {
   readonly #path: string;
@@ -22,12 +28,12 @@ export class WriteLock implements Disposable {
    */
   constructor(what: string, path: string) {
     this.#what = what;
-    this.#path = path;
+    this.#path = resolve(path);
     if (this.#take()) return;
     const before = holderOf(path);
     // Of processes on other machines nothing is known. Two starts that find the same dead writer could both get here; what they race for is
     // microseconds.
-    if (before?.host === hostname() && !isAlive(before.pid)) {
+    if (before === undefined ? isOld(path) : before.host === hostname() && !isHeld(before.pid, path)) {
       rmSync(path, { force: true });
       if (this.#take()) return;
     }
@@ -39,16 +45,26 @@ export class WriteLock implements Disposable {
     const own: Holder = { pid: process.pid, host: hostname() };
     try {
       writeFileSync(this.#path, JSON.stringify(own), { flag: 'wx' });
+      held.add(this.#path);
       return true;
     } catch (cause) {
       if (cause instanceof Error && 'code' in cause && cause.code === 'EEXIST') return false;
+      rmSync(this.#path, { force: true }); // of a full disk
       throw new RequestError(this.#what, `cannot be written: ${describe(cause)}`, { cause });
     }
   }
 
   [Symbol.dispose](): void {
+    held.delete(this.#path);
     rmSync(this.#path, { force: true });
   }
+}
+
+const isHeld = (pid: number, path: string): boolean => (pid === process.pid ? held.has(resolve(path)) : isAlive(pid));
+
+function isOld(path: string): boolean {
+  const stats = statSync(path, { throwIfNoEntry: false });
+  return stats === undefined || Date.now() - stats.mtimeMs > UNSIGNED_MS;
 }
 
 /** Undefined where the file is none of ours, or not written yet. */

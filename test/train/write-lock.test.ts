@@ -1,6 +1,6 @@
 /** One writer at a time, whoever died before. */
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, utimesSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
@@ -40,6 +40,23 @@ describe('a lock', () => {
   it('of a process that died is taken over', () => {
     const path = newPath();
     left(path, { pid: deadPid(), host: hostname() });
+    using _lock = new WriteLock('a store', path);
+    expect(JSON.parse(readFileSync(path, 'utf8'))).toMatchObject({ pid: process.pid });
+  });
+
+  it('of a process of before that had our number is taken over', () => {
+    const path = newPath();
+    left(path, { pid: process.pid, host: hostname() });
+    using _lock = new WriteLock('a store', path);
+    expect(() => new WriteLock('a store', path)).toThrow(RequestError);
+  });
+
+  it('that nobody signed is taken over after a while', () => {
+    const path = newPath();
+    writeFileSync(path, '');
+    expect(() => new WriteLock('a store', path)).toThrow('another process');
+    const before = Date.now() / 1000 - 60;
+    utimesSync(path, before, before);
     using _lock = new WriteLock('a store', path);
     expect(JSON.parse(readFileSync(path, 'utf8'))).toMatchObject({ pid: process.pid });
   });
