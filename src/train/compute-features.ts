@@ -18,13 +18,17 @@ export function* computeFeatures(
     if (!equal(store.text(index), texts[index]!))
       throw new RequestError(store.directory, `text ${index + 1} differs from the one whose features are there`);
   requireSpace(store.directory, featureBytes(countTokens(texts) - store.tokens, target.config.hiddenSize));
-  using reader = new FeatureReader(target, Math.max(1, ...texts.map(({ ids }) => ids.length)));
+  using reader = new FeatureReader(target, longestOf(texts));
   for (const text of texts.slice(store.texts)) {
     store.append(text, reader.read(text.ids).data);
     yield store.tokens;
   }
   store.sync();
 }
+
+/** Tokens of the longest text. */
+export const longestOf = (texts: readonly EncodedText[]): number =>
+  texts.reduce((longest, { ids }) => Math.max(longest, ids.length), 1);
 
 function equal(a: EncodedText, b: EncodedText): boolean {
   return a.ids.length === b.ids.length && a.ids.every((id, i) => id === b.ids[i] && a.mask[i] === b.mask[i]);

@@ -9,13 +9,17 @@ import type { Conversation } from './conversations.ts';
 import type { EncodedText } from './unroll.ts';
 
 /** Why a conversation is not trained on. */
-export const SKIPPED = ['tooLong', 'unanswered', 'misaligned'] as const;
+export const SKIPPED = ['tooLong', 'unanswered', 'misaligned', 'refused'] as const;
 /**
- * `tooLong`: more tokens than asked for, or none that count among the first of them. `unanswered`: no assistant's turn. `misaligned`: up
+ * `tooLong`: more tokens than asked for, or none that count among the first of them. `unanswered`: no assistant's turn
+ * but the first, to which nothing was said, or no token at all. `misaligned`: up
  * to an answer it does not read as it did when the answer was given, because the template changes earlier turns, or because a
- * token spans the seam; for about one answer in a thousand, which begins with line breaks, where the template is SmolLM's.
+ * token spans the seam; for about one answer in a thousand, which begins with line breaks, where the template is SmolLM's. `refused`: the template or the tokenizer
+ * does not take it.
  */
 export type Skipped = (typeof SKIPPED)[number];
+
+type Chat = Extract<Conversation, { kind: 'chat' }>;
 
 export interface EncodeConversationOptions {
   /** Tokens at most. */
@@ -35,9 +39,10 @@ export function encodeConversation(
 ): EncodedText | Skipped {
   const encoded =
     conversation.kind === 'text'
-      ? plainText(tokenizer, conversation.text)
-      : chat(tokenizer, requireTemplate(template), conversation.messages, conversation.finished);
-  if (encoded === 'misaligned') return encoded;
+      ? unlessRefused(() => plainText(tokenizer, conversation.text))
+      : inTemplate(tokenizer, requireTemplate(template), conversation);
+  if (typeof encoded === 'string') return encoded;
+  if (encoded.ids.length === 0) return 'unanswered';
   if (!encoded.mask.includes(1)) {
     if (unanswered === 'skip') return 'unanswered';
     encoded.mask.fill(1);
@@ -47,6 +52,20 @@ export function encodeConversation(
   const ids = encoded.ids.slice(0, maxTokens);
   const mask = encoded.mask.slice(0, maxTokens);
   return mask.includes(1) ? { ids, mask } : 'tooLong';
+}
+
+function inTemplate(tokenizer: Tokenizer, template: ChatTemplate, { messages, finished }: Chat): EncodedText | Skipped {
+  return unlessRefused(() => chat(tokenizer, template, messages, finished));
+}
+
+/** One conversation that cannot be read is no reason to read none. */
+function unlessRefused<T>(encode: () => T): T | 'refused' {
+  try {
+    return encode();
+  } catch (error) {
+    if (!(error instanceof RequestError)) throw error;
+    return 'refused';
+  }
 }
 
 function plainText(tokenizer: Tokenizer, text: string): EncodedText {
@@ -69,7 +88,7 @@ function chat(
   const mask = new Uint8Array(all.length);
   let length = all.length;
   for (const [i, { role }] of messages.entries()) {
-    if (role !== 'assistant') continue;
+    if (role !== 'assistant' || i === 0) continue; // an opening that answers nothing is read, and does not count
     const before = encode(i, true);
     const begins = mask.lastIndexOf(1) < before.length && before.every((id, at) => id === all[at]);
     if (!begins) return 'misaligned'; // or the turn before has no end of its own

@@ -1,6 +1,7 @@
 /** Features computed whenever a text is read: no disk is needed, and every pass costs the target's forward again. */
 import { FeatureReader } from '../decode/features.ts';
 import type { TargetModel } from '../model/target.ts';
+import { longestOf } from './compute-features.ts';
 import type { TextFeatures } from './feature-store.ts';
 import { countTokens, type EncodedText, type TrainingText } from './unroll.ts';
 
@@ -14,7 +15,7 @@ export class LiveFeatures implements TextFeatures, Disposable {
     this.#texts = texts;
     this.#hiddenSize = target.config.hiddenSize;
     this.tokens = countTokens(texts);
-    this.#reader = new FeatureReader(target, Math.max(1, ...texts.map(({ ids }) => ids.length)));
+    this.#reader = new FeatureReader(target, longestOf(texts));
   }
 
   get texts(): number {

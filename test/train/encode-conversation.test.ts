@@ -64,6 +64,27 @@ describe('with SmolLM2’s tokenizer and template', () => {
     expect(allText(encoded)).toMatch(/Hello\.<\|im_end\|>$/);
   });
 
+  it('an opening of the assistant’s answers nothing: it is read, and does not count', () => {
+    const messages: ChatMessage[] = [{ role: 'assistant', content: 'Welcome.' }, ...turns('Hi', 'Hello.')];
+    const encoded = encodeConversation(tokenizer, template, chat(messages), roomy);
+    expect(trained(encoded)).toEqual(['Hello.<|im_end|>']);
+    expect(allText(encoded)).toContain('Welcome.');
+    expect(encodeConversation(tokenizer, template, chat(messages.slice(0, 1)), roomy)).toBe('unanswered');
+  });
+
+  it('what the template does not take is left out', () => {
+    const strict = new ChatTemplate(
+      "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ messages[0].content }}",
+    );
+    const messages: ChatMessage[] = [{ role: 'system', content: 'Be brief.' }, ...turns('Hi', 'Hello.')];
+    expect(encodeConversation(tokenizer, strict, chat(messages), roomy)).toBe('refused');
+  });
+
+  it('a text without a token is left out', () => {
+    const empty: Conversation = { kind: 'text', text: '\u0004\u0006' }; // bytes that the model has no tokens for
+    expect(encodeConversation(tokenizer, template, empty, { ...roomy, unanswered: 'read' })).toBe('unanswered');
+  });
+
   it('the tokens before an answer are those that the model is given to answer', () => {
     const messages = turns('Hi', 'Hello.', 'Count.', 'One, two.');
     const encoded = encodeConversation(tokenizer, template, chat(messages), roomy) as EncodedText;
