@@ -180,7 +180,8 @@ function describe(summary: Summary, { batch, maxPromptTokens }: Flags): string {
 
 function excludeFrom(path: string, known: Known): void {
   for (const conversation of readConversations(path))
-    known.add(undefined, conversation.kind === 'text' ? conversation.text : promptText(conversation.messages));
+    if (conversation.kind === 'text') known.exclude([{ role: 'user', content: conversation.text }]);
+    else known.exclude(conversation.messages);
 }
 
 /** What the text depends on; not the batch, nor the machine's threads. */

@@ -64,7 +64,7 @@ export interface SynthesizedConversation {
 
 export interface SynthesisCounts {
   conversations: number;
-  /** Prompts longer than `maxPromptTokens`. */
+  /** Prompts longer than `maxPromptTokens`, or than the context is beside an answer. */
   tooLong: number;
   /** Prompts that the chat template does not take. */
   refused: number;
@@ -80,6 +80,7 @@ export interface SynthesisCounts {
 export class Known {
   readonly #ids = new Set<string>();
   readonly #prompts = new Set<string>();
+  readonly #excluded = new Set<string>();
 
   /** Conversations with an id. */
   get size(): number {
@@ -97,6 +98,16 @@ export class Known {
   add(id: string | undefined, prompt: string): void {
     if (id !== undefined) this.#ids.add(id);
     this.#prompts.add(folded(prompt));
+  }
+
+  /** Nothing that a user said in it is to be asked, whatever else is said beside it. */
+  exclude(messages: readonly ChatMessage[]): void {
+    for (const { role, content } of messages) if (role === 'user') this.#excluded.add(folded(content));
+  }
+
+  excludes({ messages, followUps }: SynthesisPrompt): boolean {
+    const said = messages.filter(({ role }) => role === 'user').map(({ content }) => content);
+    return [...said, ...followUps].some((turn) => this.#excluded.has(folded(turn)));
   }
 }
 
@@ -124,6 +135,8 @@ interface Request extends Continuation {
   readonly writes: 'prompt' | 'answer';
 }
 
+/** Invented prompts that do not come to an end before the model is believed not to end any. */
+const MOST_UNFINISHED = 1000;
 /** Prompts are invented so; colder, they are all alike. */
 const INVENTION_TEMPERATURE = 1;
 
@@ -161,6 +174,7 @@ export class Synthesis {
   readonly #waiting: Request[] = [];
   /** Conversations that have begun and not ended. */
   #open = 0;
+  #unfinishedInTurn = 0; // invented prompts
 
   /** @param known gets the conversations of this synthesis, too. */
   constructor(model: SynthesisModel, task: SynthesisTask, options: SynthesisOptions, known: Known) {
@@ -279,8 +293,17 @@ export class Synthesis {
 
   #afterPrompt(draft: Draft, text: string, finished: boolean): Request | undefined {
     const content = text.trim();
-    if (!finished || content === '') this.counts.unfinishedPrompts++;
-    else if (this.#known.asks(content)) this.counts.duplicates++;
+    if (!finished || content === '') {
+      this.counts.unfinishedPrompts++;
+      if (++this.#unfinishedInTurn === MOST_UNFINISHED)
+        throw new RequestError(
+          'maxTokens',
+          `${MOST_UNFINISHED} invented prompts one after another did not come to an end`,
+        );
+      return undefined;
+    }
+    this.#unfinishedInTurn = 0;
+    if (this.#known.asks(content)) this.counts.duplicates++;
     else {
       this.#known.add(undefined, content); // another one in the batch may be about to ask the same
       return this.#answer({ ...draft, messages: [{ role: 'user', content }] });
@@ -323,7 +346,7 @@ export class Synthesis {
       this.counts.refused++;
       return undefined;
     }
-    if (promptIds.length > maxPromptTokens) {
+    if (promptIds.length > Math.min(maxPromptTokens, this.#model.target.config.contextLength - maxTokens)) {
       this.counts.tooLong++;
       return undefined;
     }
@@ -349,7 +372,7 @@ export function openPrompts(
     if (asked.has(prompt.id)) throw new RequestError('prompts', `ids must be distinct, got "${prompt.id}" again`);
     const text = promptText(prompt.messages, prompt.followUps);
     const answeredBefore = known.has(prompt.id);
-    if (!answeredBefore && (asked.asks(text) || known.asks(text))) duplicates++;
+    if (!answeredBefore && (asked.asks(text) || known.asks(text) || known.excludes(prompt))) duplicates++;
     else open.push({ prompt, rank: drawFor(options.seed, prompt.id).rank });
     asked.add(prompt.id, text);
   }

@@ -244,6 +244,29 @@ describe('what is left out', () => {
     expect({ answered, duplicates }).toEqual({ answered: 1, duplicates: 2 });
   });
 
+  it('prompts of which a turn is excluded, whatever is said beside it', () => {
+    const known = new Known();
+    known.exclude([
+      { role: 'system', content: 'Be brief.' },
+      { role: 'user', content: 'One?' },
+      { role: 'assistant', content: 'Three?' },
+      { role: 'user', content: 'Two?' },
+    ]);
+    const given = [ask('a', 'one?'), ask('b', 'Three?'), ask('c', 'Four?', ['two?']), ask('d', 'Be brief.')];
+    const { prompts: left, duplicates } = openPrompts(given, known, { seed: 1 });
+    expect(left.map(({ id }) => id).sort()).toEqual(['b', 'd']);
+    expect(duplicates).toBe(2);
+  });
+
+  it('prompts that leave no room for an answer in the context', () => {
+    const most = TINY_CONFIG.contextLength;
+    const { synthesis, conversations } = run(answers([ask('a', 'x'.repeat(most / 2))]), {
+      options: { maxTokens: most - 20, maxPromptTokens: most },
+    });
+    expect(conversations).toEqual([]);
+    expect(synthesis.counts.tooLong).toBe(1);
+  });
+
   it('ids must tell prompts apart', () => {
     expect(() => openPrompts([ask('a', 'x'), ask('a', 'y')], new Known(), { seed: 1 })).toThrow(
       'prompts: ids must be distinct, got "a" again',
