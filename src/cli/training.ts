@@ -135,7 +135,7 @@ export async function train<Run extends TrainingRun>(flags: TrainingFlags, cours
   using features = flags.liveFeatures
     ? new LiveFeatures(engine.target, texts.encoded)
     : openStore(directory, sha256, flags, engine, 'read');
-  using run = course.begin(work, engine, features, runOptions(features, flags));
+  using run = course.begin(work, engine, features, runOptions(features, sha256, flags));
   const trained = await trainOn(run, flags, interruption);
   writeFileSync(join(work, 'curves.svg'), drawTraining(run.log.entries));
   if (!trained) return;
@@ -168,13 +168,14 @@ export async function train<Run extends TrainingRun>(flags: TrainingFlags, cours
     );
 }
 
-function runOptions({ texts }: TextFeatures, flags: TrainingFlags): RunOptions {
+function runOptions({ texts }: TextFeatures, sha256: string, flags: TrainingFlags): RunOptions {
   const { epochs, batchTokens: tokensPerBatch, learningRate, warmup, clipNorm, seed } = flags;
   return {
     settings: { epochs, tokensPerBatch, learningRate, warmup, clipNorm, seed },
     promptEpochs: flags.promptEpochs,
     heldBackEvery: Math.min(HELD_BACK_EVERY, texts),
     evaluateEvery: flags.evaluateEvery,
+    target: { sha256, dtype: flags.dtype },
   };
 }
 

@@ -2,6 +2,7 @@
  * Training from texts to weights, whatever learns, in a directory of its own that can be left at any moment and come back to: updates, with
  * some of the texts held back to judge by.
  */
+import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { RequestError } from '../errors.ts';
@@ -30,6 +31,8 @@ export interface RunOptions {
   readonly heldBackEvery: number;
   /** Updates between two looks at the texts held back. */
   readonly evaluateEvery: number;
+  /** The model whose features are learned from, where it is known. */
+  readonly target?: { readonly sha256: string; readonly dtype: string };
 }
 
 /** Indices of texts. */
@@ -51,6 +54,16 @@ export function splitTexts({ texts }: TextFeatures, heldBackEvery: number): Text
   if (trained.length === 0 || heldBack.length === 0)
     throw new RequestError('texts', `must be two at least, one to learn from and one to judge by, got ${texts}`);
   return { trained, heldBack };
+}
+
+/** Of all tokens and masks, in their order. */
+function digestOf(features: TextFeatures): string {
+  const hash = createHash('sha256');
+  for (let index = 0; index < features.texts; index++) {
+    const { ids, mask } = features.text(index);
+    hash.update(`${ids.length} `).update(ids).update(mask);
+  }
+  return hash.digest('hex');
 }
 
 export class TrainingRun implements Disposable {
@@ -84,7 +97,8 @@ export class TrainingRun implements Disposable {
         epoch,
       );
     const lengths = trained.map((index) => features.text(index).ids.length);
-    this.trainer = new Trainer({ parameters: learner.parameters, gradients }, lengths, options.settings, options);
+    const identity = { ...options, textsSha256: digestOf(features) };
+    this.trainer = new Trainer({ parameters: learner.parameters, gradients }, lengths, options.settings, identity);
     this.#lock = new WriteLock(directory, join(directory, 'training.lock'));
     try {
       this.resumed = existsSync(this.#checkpoint);
