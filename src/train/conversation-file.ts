@@ -13,7 +13,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { z } from 'zod';
-import { describe } from '../checkpoint/file.ts';
+import { describe, writeAtomically } from '../checkpoint/file.ts';
 import { RequestError } from '../errors.ts';
 import { parseLine, readLines } from './json-lines.ts';
 import type { SynthesizedConversation } from './synthesize.ts';
@@ -54,12 +54,14 @@ export class ConversationFile implements Disposable {
     const beside = settingsPath(path);
     this.#lock = new WriteLock(path, `${path}.lock`);
     try {
-      if (existsSync(path)) checkSettings(path, beside, settings);
-      const end = existsSync(path) ? readWritten(path, onConversation) : undefined;
+      const exists = existsSync(path);
+      if (exists) checkSettings(path, beside, settings);
+      const end = exists ? readWritten(path, onConversation) : undefined;
       this.cutBytes = end === undefined ? 0 : statSync(path).size - end;
       this.#file = writing(path, () => {
         if (end !== undefined) truncateSync(path, end);
-        writeFileSync(beside, `${JSON.stringify(settings, undefined, 2)}\n`);
+        // Once: a file that is written anew at every start is empty at some moment of each.
+        if (!exists) writeAtomically(beside, [Buffer.from(`${JSON.stringify(settings, undefined, 2)}\n`)]);
         return openSync(path, 'a');
       });
     } catch (error) {

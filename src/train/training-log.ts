@@ -1,5 +1,5 @@
 /** What a run has reported, one JSON line each: the curves, and what survives of them when it goes on from an earlier step. */
-import { closeSync, existsSync, openSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, openSync, writeFileSync } from 'node:fs';
 import { z } from 'zod';
 import { writeAtomically } from '../checkpoint/file.ts';
 import { parseLine, readLines } from './json-lines.ts';
@@ -42,7 +42,7 @@ export class TrainingLog implements Disposable {
 
   append(entry: LogEntry): void {
     this.entries.push(entry);
-    writeSync(this.#file, `${JSON.stringify(entry)}\n`);
+    writeFileSync(this.#file, `${JSON.stringify(entry)}\n`);
   }
 
   [Symbol.dispose](): void {
