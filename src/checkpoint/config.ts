@@ -26,6 +26,9 @@ const LIMITS = {
   rmsNormEps: [1e-12, 1e-2, '1e-5 and 1e-6 are in use; 0 divides by zero on a zero row'],
 } as const satisfies Record<string, readonly [number, number, string]>;
 
+/** Positions by head dimension: tables of rotary angles take 4 bytes for each; a million positions of heads of 128. */
+const MOST_ANGLES = 2 ** 27;
+
 const REALS: ReadonlySet<string> = new Set(['ropeTheta', 'rmsNormEps']);
 
 type LimitedNumbers = { readonly [K in keyof typeof LIMITS]?: number };
@@ -53,6 +56,11 @@ export function checkLimits(
   if (heads % kvHeads !== 0) {
     const rule = `must divide the ${heads} query heads, got ${kvHeads}`;
     throw new CheckpointError(file, names.kvHeads ?? 'kvHeads', rule);
+  }
+  const angles = (config.contextLength ?? 1) * headDim;
+  if (angles > MOST_ANGLES) {
+    const rule = `times the head dimension ${headDim} must be at most ${MOST_ANGLES}, got ${config.contextLength}`;
+    throw new CheckpointError(file, names.contextLength ?? 'contextLength', rule);
   }
   if (headDim % 2 !== 0) {
     throw new CheckpointError(file, names.headDim ?? 'headDim', `must be even, for rotary pairs, got ${headDim}`);

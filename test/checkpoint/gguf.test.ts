@@ -214,6 +214,11 @@ describe('a hostile or unsupported file', () => {
       withKeys({ 'llama.rope.scaling.factor': number(8) }),
       'must be 0 or 1 or absent, got 8',
     ],
+    [
+      'angles without end',
+      withKeys({ 'llama.context_length': number(2 ** 24), 'llama.attention.key_length': number(16) }),
+      'must be at most 134217728, got 16777216',
+    ],
     ['experts', withKeys({ 'llama.expert_count': number(8) }), 'llama.expert_count'],
     ['alignment 0', withKeys({ 'general.alignment': number(0) }), 'must be a power of two'],
     ['alignment 24', withKeys({ 'general.alignment': number(24) }), 'must be a power of two'],
