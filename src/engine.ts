@@ -271,10 +271,14 @@ export class Engine implements Disposable {
     options: TextOptions & { readonly onTextChunk?: (text: string) => void } = {},
   ): Promise<TextResult> {
     const stream = this.stream(this.encode(prompt), options);
-    for (;;) {
-      const next = await stream.next();
-      if (next.done) return next.value;
-      options.onTextChunk?.(next.value.text);
+    try {
+      for (;;) {
+        const next = await stream.next();
+        if (next.done) return next.value;
+        options.onTextChunk?.(next.value.text);
+      }
+    } finally {
+      await stream.return(undefined as never); // a callback that throws leaves no generation behind
     }
   }
 

@@ -78,6 +78,7 @@ async function converse(session: Session): Promise<void> {
   });
   let running: AbortController | undefined;
   let warned = false;
+  let closed = false;
   // Ctrl-C cancels the answer first and quits second.
   const interrupt = (): void => {
     if (running !== undefined && !running.signal.aborted) {
@@ -95,6 +96,7 @@ async function converse(session: Session): Promise<void> {
   terminal.on('SIGINT', interrupt); // a terminal in raw mode sends the key
   process.on('SIGINT', interrupt);
   terminal.on('close', () => {
+    closed = true;
     if (interactive) running?.abort();
   });
 
@@ -111,7 +113,7 @@ async function converse(session: Session): Promise<void> {
       running = undefined;
     }
     if (session.quit) break;
-    if (interactive) terminal.prompt();
+    if (interactive && !closed) terminal.prompt();
   }
   terminal.close();
   process.off('SIGINT', interrupt);

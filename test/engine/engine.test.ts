@@ -107,6 +107,15 @@ describe('streams', () => {
     expect(result.text).not.toBe('');
   });
 
+  it('a callback that throws ends the generation, not the engine', async () => {
+    using engine = await loadEngine({ dtype: 'q8', treeSize: 8, contextSize: 128 });
+    const onTextChunk = (): never => {
+      throw new Error('heard enough');
+    };
+    await expect(engine.complete('Say hello.', { maxTokens: 8, onTextChunk })).rejects.toThrow('heard enough');
+    expect((await engine.complete('Say hello.', { maxTokens: 8 })).newIds).toHaveLength(8);
+  });
+
   it('one generation at a time: a second is refused, and the first goes on', async () => {
     using engine = await load();
     const first = engine.stream(prompt, { maxTokens: 8 });
