@@ -58,11 +58,11 @@ const SOURCES: readonly Source[] = [
   },
 ];
 
-/** A path that exists, or an alias: returns the path of a file or directory on this machine, after fetching it if need be. */
+/** An alias, or a path that exists (one that is called like an alias: `./alias`): returns the path of a file or directory on this machine, after fetching it if need be. */
 export async function resolveModel(reference: string, options: ResolveOptions = {}): Promise<string> {
-  if (existsSync(reference)) return resolve(reference);
   const model = ALIASES.find(({ alias }) => alias === reference);
   if (model === undefined) {
+    if (existsSync(reference)) return resolve(reference);
     throw new ModelNotFoundError(reference, [
       `no such path: ${resolve(reference)}`,
       `no such alias; known are: ${ALIASES.map(({ alias }) => alias).join(', ')}`,
