@@ -17,6 +17,7 @@ import { barPlot } from './bar-plot.ts';
 import {
   type ModelOptions,
   openEngine,
+  outputFile,
   positiveNumber,
   realNumber,
   wholeNumber,
@@ -47,13 +48,13 @@ export function register(bench: Command): void {
   withVerifyOptions(withModelOptions(command))
     .option('--prompts <file>', 'JSONL of {id, task, turns | prompt | messages} (default: 28 that come with eaglet)')
     .option('--drafters <list>', 'the first is the baseline (default: none and whoever drafts by default)')
-    .option('--svg <file>', 'draws speedup and acceptance length by task')
+    .option('--svg <file>', 'draws speedup and acceptance length by task', outputFile)
     .option('--limit <n>', 'questions at most, taken from the tasks in turn', positiveNumber)
     .option('-n, --max-tokens <n>', 'new tokens per question', positiveNumber, 128)
     .option('-t, --temperature <x>', '0 takes the likeliest token', realNumber, 0)
     .option('--seed <n>', 'same seed, same text', wholeNumber, 0)
     .option('--compare-trees <tree...>', 'the eagle drafter once with each of these trees, instead of --tree')
-    .option('--json <file>', 'write all rows and the summary')
+    .option('--json <file>', 'write all rows and the summary', outputFile)
     .action(run);
 }
 

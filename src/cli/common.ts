@@ -1,5 +1,7 @@
 /** Options and helpers that several commands share. */
 
+import { accessSync, constants, statSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { resolveModel } from '../checkpoint/hub.ts';
 import { parseTypical, type TypicalOptions } from '../decode/typical.ts';
@@ -64,6 +66,29 @@ export function realNumber(text: string): number {
   return value;
 }
 
+export function positiveReal(text: string): number {
+  const value = realNumber(text);
+  if (value <= 0) throw new InvalidArgumentError(`expected more than 0, got ${text}`);
+  return value;
+}
+
+export function realFromZero(text: string): number {
+  const value = realNumber(text);
+  if (value < 0) throw new InvalidArgumentError(`expected at least 0, got ${text}`);
+  return value;
+}
+
+/** Where a result will be written: looked at before the work that leads to it. */
+export function outputFile(path: string): string {
+  try {
+    if (statSync(path, { throwIfNoEntry: false })?.isDirectory()) throw new Error('it is a directory');
+    accessSync(dirname(path), constants.W_OK);
+  } catch (cause) {
+    throw new InvalidArgumentError(`"${path}" cannot be written: ${cause instanceof Error ? cause.message : cause}`);
+  }
+  return path;
+}
+
 /** What `parse` makes of an argument; what it refuses is a wrong argument. */
 const parsedBy =
   <T>(parse: (text: string) => T): ((text: string) => T) =>
@@ -99,7 +124,7 @@ export function withModelOptions(command: Command): Command {
     .option('--tree-size <n>', 'nodes of the draft tree, root included (1..26): --tree static:n', positiveNumber)
     .option(
       '--tree <tree>',
-      'chain:depth, static, static:nodes, medusa:name, dynamic:depth,topk,total, or a JSON file of child ranks',
+      'auto (default), chain:depth, static, static:nodes, medusa:name, dynamic:depth,topk,total, or a JSON file of child ranks',
       parsedBy(parseTreeOption),
     )
     .option(

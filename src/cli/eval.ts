@@ -15,6 +15,7 @@ import { type ChainAcceptance, chainAcceptance } from '../train/evaluate.ts';
 import {
   type ModelOptions,
   openEngine,
+  outputFile,
   positiveNumber,
   printJson,
   requireReader,
@@ -49,7 +50,7 @@ export function register(program: Command): void {
     .option('--trees <list...>', 'trees to decode with', ['chain:5', 'dynamic:4,4,8', 'dynamic:5,8,26'])
     .option('-n, --max-tokens <n>', 'new tokens a conversation and tree', positiveNumber, 128)
     .option('--max-length <n>', 'tokens of a conversation; longer ones are cut', positiveNumber, 1024)
-    .option('--svg <file>', 'draw the acceptance by depth')
+    .option('--svg <file>', 'draw the acceptance by depth', outputFile)
     .option('--json', 'one JSON line')
     .action(evaluate);
 }

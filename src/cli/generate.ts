@@ -9,6 +9,7 @@ import {
   describeLoading,
   type ModelOptions,
   openEngine,
+  outputFile,
   positiveNumber,
   printJson,
   type SamplingFlags,
@@ -37,9 +38,9 @@ export function register(program: Command): void {
     .option('--prompts <file>', 'JSONL of {id, turns | prompt | messages}; several turns are a conversation')
     .option('--prompt-ids <ids>', 'token ids, such as 5,17; a model without a tokenizer answers in ids', tokenIds)
     .option('-s, --system <text>', 'system message, where the prompt has none of its own')
-    .option('--limit <n>', 'prompts at most', positiveNumber)
+    .option('--limit <n>', 'prompts at most, taken from the tasks in turn', positiveNumber)
     .option('--json', 'one JSON line per answer; with several turns, `turn` counts them from 1')
-    .option('--trace <file>', 'write every round as a JSON line, for `eaglet trace`')
+    .option('--trace <file>', 'write every round as a JSON line, for `eaglet trace`', outputFile)
     .option('--verbose', 'loading time and memory, on stderr')
     .action(async (flags: Flags) => {
       const { prompt, prompts, promptIds } = flags;
@@ -47,14 +48,15 @@ export function register(program: Command): void {
         command.error('error: give one of --prompt, --prompts and --prompt-ids');
       if (promptIds !== undefined && flags.system !== undefined)
         command.error('error: --system is text, and --prompt-ids is the whole of the prompt');
-      using trace = flags.trace === undefined ? undefined : new TraceWriter(flags.trace);
-      using engine = await openEngine(withDrafter(flags));
-      if (flags.verbose) process.stderr.write(`${describeLoading(engine)}\n`);
-      if (promptIds !== undefined) return await continueIds(engine, promptIds, flags, trace);
       const entries =
         prompts === undefined
-          ? [{ id: 'prompt', task: 'all', messages: [{ role: 'user', content: prompt! }], followUps: [] }]
+          ? [{ id: 'prompt', task: 'all', messages: [{ role: 'user', content: prompt ?? '' }], followUps: [] }]
           : readPrompts(prompts, flags.limit);
+      using engine = await openEngine(withDrafter(flags));
+      if (flags.verbose) process.stderr.write(`${describeLoading(engine)}\n`);
+      // Last: whatever it holds is lost.
+      using trace = flags.trace === undefined ? undefined : new TraceWriter(flags.trace);
+      if (promptIds !== undefined) return await continueIds(engine, promptIds, flags, trace);
       await generate(engine, entries, flags, trace);
     });
 }

@@ -39,9 +39,11 @@ export async function main(argv: readonly string[]): Promise<void> {
   for (const register of COMMANDS) register(program);
   // Whoever reads stdout may stop early, as `head` does.
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code !== 'EPIPE') throw error;
-    process.exit();
+    if (error.code === 'EPIPE') process.exit();
+    process.stderr.write(`eaglet: stdout: ${error.message}\n`);
+    process.exit(1);
   });
+  process.stderr.on('error', () => {}); // nobody listens: the work goes on
   try {
     await program.parseAsync(argv);
   } catch (error) {

@@ -20,6 +20,7 @@ export class ProgressBar implements Disposable {
       stream: process.stderr,
       clearOnComplete: true,
       barsize: 24,
+      linewrap: true, // left as it is: after a signal the terminal would be without
       ...(unit === 'bytes' && { formatValue: formatByteValues }),
     });
     this.#bar.start(total, 0);

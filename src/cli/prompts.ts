@@ -46,7 +46,7 @@ export function readPromptFiles(paths: readonly string[]): PromptEntry[] {
 
 function readText(path: string): string {
   try {
-    return readFileSync(path, 'utf8');
+    return readFileSync(path, 'utf8').replace(/^\uFEFF/, '');
   } catch (cause) {
     throw new RequestError(path, 'cannot be read: expected a file of JSON lines', { cause });
   }

@@ -7,7 +7,7 @@ import { EagleRun, type EagleRunOptions } from '../train/eagle-run.ts';
 import { INITIAL_HEADS } from '../train/initial-head.ts';
 import { DEFAULT_LOSS_VOCABULARY } from '../train/loss-vocabulary.ts';
 import { saveHead } from '../train/save.ts';
-import { positiveNumber, realNumber, wholeNumber } from './common.ts';
+import { positiveNumber, realFromZero, wholeNumber } from './common.ts';
 import { type Course, type TrainingFlags, train, withTrainingOptions } from './training.ts';
 
 interface Flags extends TrainingFlags {
@@ -34,9 +34,9 @@ export function register(parent: Command): void {
       3,
     )
     .option('--unroll-from <epoch>', 'the epochs before it train one step only, which costs less', wholeNumber, 0)
-    .option('--step-decay <x>', 'weight of a step beside the one before', realNumber, 0.8)
-    .option('--noise <x>', 'uniform, on the features, ±', realNumber, 0.1)
-    .option('--classification <x>', 'weight of the cross-entropy beside the regression', realNumber, 0.1)
+    .option('--step-decay <x>', 'weight of a step beside the one before', realFromZero, 0.8)
+    .option('--noise <x>', 'uniform, on the features, ±', realFromZero, 0.1)
+    .option('--classification <x>', 'weight of the cross-entropy beside the regression', realFromZero, 0.1)
     .option(
       '--draft-vocab <n>',
       `tokens that may be guessed beside those of the text (default: ${DEFAULT_DRAFT_VOCABULARY}, or all)`,

@@ -24,8 +24,8 @@ import {
   type ModelOptions,
   openEngine,
   positiveNumber,
+  positiveReal,
   printJson,
-  realNumber,
   requireReader,
   wholeNumber,
   withTargetOptions,
@@ -103,9 +103,9 @@ export function withTrainingOptions(command: Command, { product, learningRate }:
     .option('--epochs <n>', 'times that all text is seen', positiveNumber, 4)
     .option('--prompt-epochs <n>', 'the first so many learn from prompts too, the others from answers', wholeNumber, 2)
     .option('--batch-tokens <n>', 'of one update', positiveNumber, 4096)
-    .option('--learning-rate <x>', 'at its peak', realNumber, learningRate)
+    .option('--learning-rate <x>', 'at its peak', positiveReal, learningRate)
     .option('--warmup <n>', 'updates until the peak', wholeNumber, 50)
-    .option('--clip-norm <x>', 'bound of the gradients’ norm', realNumber, 0.5)
+    .option('--clip-norm <x>', 'bound of the gradients’ norm', positiveReal, 0.5)
     .option('--seed <n>', `same seed, same ${product}`, wholeNumber, 0)
     .option('--checkpoint-seconds <n>', 'between two checkpoints', positiveNumber, 120)
     .option('--evaluate-every <n>', 'updates between two looks at held-back text', positiveNumber, 100)

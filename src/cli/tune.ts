@@ -8,6 +8,7 @@ import { RequestError } from '../errors.ts';
 import {
   type ModelOptions,
   openEngine,
+  outputFile,
   positiveNumber,
   printJson,
   realNumber,
@@ -36,7 +37,7 @@ export function register(program: Command): void {
     .option('-n, --max-tokens <n>', 'new tokens per question', positiveNumber, 64)
     .option('-t, --temperature <x>', '0 takes the likeliest token', realNumber, 0)
     .addOption(new Option('--drafter <name>', 'whose trees (default: who drafts by default)').choices(DRAFTERS))
-    .option('--svg <file>', 'draw the curves')
+    .option('--svg <file>', 'draw the curves', outputFile)
     .option('--json', 'one JSON object instead of text')
     .action(tune);
 }

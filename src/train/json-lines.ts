@@ -28,7 +28,8 @@ export function* readLines(path: string): Generator<Line, void, void> {
     let start = 0;
     let number = 1;
     const line = (bytes: Buffer, ended: boolean): Line | undefined => {
-      const text = bytes.toString('utf8');
+      const decoded = bytes.toString('utf8');
+      const text = start === 0 && decoded.startsWith('\uFEFF') ? decoded.slice(1) : decoded;
       return text.trim() === '' ? undefined : { text, number, start, ended };
     };
     for (;;) {

@@ -124,6 +124,45 @@ describe('generate', () => {
   });
 });
 
+describe('files to be written', () => {
+  test('are left alone until there is something to write, and looked at before the work', async () => {
+    const trace = join(scratch, 'old.trace');
+    writeFileSync(trace, 'rounds of before');
+    const missing = await eaglet(['generate', '--prompts', join(scratch, 'nowhere.jsonl'), '--trace', trace]);
+    expect(missing.code).toBe(1);
+    expect(readFileSync(trace, 'utf8')).toBe('rounds of before');
+    const away = join(scratch, 'nowhere', 'x.svg');
+    const refused = await Promise.all([
+      eaglet(['bench', 'run', '--svg', away]),
+      eaglet(['tune', '--svg', scratch]),
+      eaglet(['bench', 'run', '--json', away]),
+    ]);
+    for (const { code, stderr } of refused) {
+      expect(code).toBe(1);
+      expect(stderr).toMatch(/argument .* cannot be written: /);
+    }
+  });
+
+  test('a byte order mark does not spoil the first prompt', () => {
+    const file = join(scratch, 'marked.jsonl');
+    writeFileSync(file, '\uFEFF{"prompt":"Hi"}\n');
+    expect(readPrompts(file)).toMatchObject([{ id: '1', messages: [{ role: 'user', content: 'Hi' }] }]);
+  });
+});
+
+describe('training options', () => {
+  test.each([
+    ['--learning-rate', '0'],
+    ['--clip-norm', '-1'],
+    ['--noise', '-0.1'],
+    ['--classification', '-1'],
+  ])('%s %s is refused', async (option, value) => {
+    const { code, stderr } = await eaglet(['train', 'eagle', '--out', join(scratch, 'none'), option, value]);
+    expect(code).toBe(1);
+    expect(stderr).toContain(`${option} <x>`);
+  });
+});
+
 describe('typical acceptance', () => {
   test('takes its thresholds from the command line: the lower, the more guesses stand', async () => {
     const args = ['generate', '--prompt', 'Name an odd animal.', '-n', '25', '-t', '1', '--tree', 'chain:3', '--json'];

@@ -97,7 +97,7 @@ describe('generate --trace and --prompt-ids', () => {
     [['--prompt-ids', '1,512'], 'prompt: token ids are 0..511, got 512'],
     [['--prompt-ids', '1', '--prompt', 'x'], 'give one of --prompt, --prompts and --prompt-ids'],
     [['--prompt-ids', '1', '--system', 'x'], '--prompt-ids is the whole of the prompt'],
-    [['--prompt-ids', '1', '--trace', '/no/such/file'], '--trace: /no/such/file cannot be opened: ENOENT'],
+    [['--prompt-ids', '1', '--trace', '/no/such/file'], '"/no/such/file" cannot be written: ENOENT'],
   ])('%j is refused: %s', async (more, message) => {
     const { code, stdout, stderr } = await eaglet(['generate', '-m', TINY, ...more]);
     expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
