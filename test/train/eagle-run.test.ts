@@ -117,6 +117,23 @@ describe('the loss vocabulary', () => {
     expect([run.resumed, run.trainer.step]).toEqual([true, 1]);
   });
 
+  it('goes on with the texts and the target that it began with, and with no others', () => {
+    const work = newDirectory();
+    const from = { sha256: 'one', dtype: 'q8' };
+    {
+      using run = begin(work, { target: from });
+      run.advance();
+      run.save();
+    }
+    expect(() => begin(work, { target: { ...from, sha256: 'another' } })).toThrow(/is of a run with .*"sha256":"one"/);
+    expect(() => begin(work, { target: { ...from, dtype: 'f32' } })).toThrow(/is of a run with .*"dtype":"q8"/);
+    const changed = texts.map((text, i) => (i > 0 ? text : { ...text, mask: text.mask.map((counts) => 1 - counts) }));
+    const features = new LiveFeatures(target, changed);
+    expect(() => new EagleRun(work, target, features, { ...OPTIONS, target: from })).toThrow(/textsSha256/);
+    using run = begin(work, { target: from });
+    expect(run.resumed).toBe(true);
+  });
+
   it('is all tokens of a small target unless said', () => {
     using run = begin(newDirectory());
     expect(run.options).toMatchObject({ draftVocabSize: 8, lossVocabSize: vocabSize });
