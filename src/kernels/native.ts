@@ -195,7 +195,7 @@ function joinPool(table: NativeTable, threads: number): () => void {
 
 /**
  * @param options.isa one of `nativeTables()`; @param options.threads working threads, the caller included.
- * The pool is one per process: the youngest living instance sets its size.
+ * The pool is one per process: the youngest living instance sets its size. Worker threads do not know of each other's instances.
  */
 export function createNativeKernels(options: {
   readonly isa: string;
