@@ -126,11 +126,11 @@ function refuseUnsupportedFiles(path: string, metadata: Metadata): void {
   const kind = metadata.string('general.type') ?? 'model';
   if (kind !== 'model') throw new CheckpointError(path, 'general.type', `must be a whole model, got ${kind}`);
   // What must hold for plain Llama. Each of these keys, set otherwise, asks for a different forward pass.
-  const plain: readonly (readonly [string, readonly GgufValue[] | undefined])[] = [
+  const plain: readonly (readonly [string, readonly GgufValue[]])[] = [
     ['split.count', [0, 1]],
     ['llama.rope.scaling.type', ['none']],
     // Of no type it is linear scaling's.
-    ['llama.rope.scaling.factor', metadata.values.has('llama.rope.scaling.type') ? undefined : [0, 1]],
+    ...(metadata.values.has('llama.rope.scaling.type') ? [] : [['llama.rope.scaling.factor', [0, 1]] as const]),
     ['llama.rope.scale_linear', [1]],
     ['llama.expert_count', [0]],
     ['llama.attention.sliding_window', [0]],
@@ -138,7 +138,7 @@ function refuseUnsupportedFiles(path: string, metadata: Metadata): void {
   ];
   for (const [key, allowed] of plain) {
     const value = metadata.values.get(key);
-    if (value !== undefined && allowed !== undefined && !allowed.includes(value)) {
+    if (value !== undefined && !allowed.includes(value)) {
       throw new CheckpointError(path, key, `must be ${allowed.join(' or ')} or absent, got ${String(value)}`);
     }
   }

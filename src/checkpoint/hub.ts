@@ -58,7 +58,10 @@ const SOURCES: readonly Source[] = [
   },
 ];
 
-/** An alias, or a path that exists (one that is called like an alias: `./alias`): returns the path of a file or directory on this machine, after fetching it if need be. */
+/**
+ * An alias, or a path that exists (one that is called like an alias: `./alias`): returns the path of a file or directory on this machine,
+ * after fetching it if need be.
+ */
 export async function resolveModel(reference: string, options: ResolveOptions = {}): Promise<string> {
   const model = ALIASES.find(({ alias }) => alias === reference);
   if (model === undefined) {

@@ -32,18 +32,18 @@ const FORMAT = 3;
 /** Of a file, or of the files in a directory: changes when they are replaced. What cannot be looked at (a broken link) does not count. */
 export function fingerprint(file: string): string {
   const path = resolve(file);
-  const stats = statSync(path, { throwIfNoEntry: false });
-  const files = stats?.isDirectory() ? readdirSync(path).sort() : [];
-  const inside = files.map((name) => fingerprintOfFile(join(path, name)));
-  return [fingerprintOfFile(path), ...inside].filter((print) => print !== '').join('\n') || path;
+  if (!statSync(path, { throwIfNoEntry: false })?.isDirectory()) return fingerprintOfFile(path).join();
+  const names = readdirSync(path).sort();
+  return names.flatMap((name) => fingerprintOfFile(join(path, name))).join('\n');
 }
 
-function fingerprintOfFile(path: string): string {
+/** One, or none. */
+function fingerprintOfFile(path: string): string[] {
   try {
     const stats = statSync(path);
-    return stats.isFile() ? `${path} ${stats.size} ${stats.mtimeMs}` : '';
+    return stats.isFile() ? [`${path} ${stats.size} ${stats.mtimeMs}`] : [];
   } catch {
-    return '';
+    return [];
   }
 }
 

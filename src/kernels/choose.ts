@@ -1,10 +1,9 @@
 /** Which table this process runs: chosen once, from what the machine has; `EAGLET_ISA` overrides. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
-import { RequestError } from '../errors.ts';
 import { clocked, type KernelClock } from './clocked.ts';
 import type { Kernels } from './kernels.ts';
-import { createNativeKernels, MOST_THREADS, nativeTables } from './native.ts';
+import { checkThreads, createNativeKernels, MOST_THREADS, nativeTables } from './native.ts';
 import { createReferenceKernels } from './reference.ts';
 
 /** Physical cores this process may use: two threads of one core share the units that the kernels fill. */
@@ -15,9 +14,9 @@ export function physicalCores(): number {
     const siblings = new Set(
       cpus.map((cpu) => readFileSync(`/sys/devices/system/cpu/${cpu}/topology/thread_siblings_list`, 'utf8').trim()),
     );
-    return Math.max(1, Math.min(siblings.size, available, MOST_THREADS));
+    return Math.max(1, Math.min(siblings.size, available));
   } catch {
-    return Math.min(available, MOST_THREADS); // not Linux, or no topology shown
+    return available; // not Linux, or no topology shown
   }
 }
 
@@ -31,9 +30,8 @@ export interface KernelOptions {
 
 /** @throws RequestError where that many threads cannot be. */
 export function createKernels(options: KernelOptions = {}): Kernels {
-  const { threads = physicalCores(), clock } = options;
-  if (!(Number.isInteger(threads) && threads >= 1 && threads <= MOST_THREADS))
-    throw new RequestError('threads', `must be a whole number in 1..${MOST_THREADS}, got ${threads}`);
+  const { threads = Math.min(physicalCores(), MOST_THREADS), clock } = options;
+  checkThreads(threads);
   const isa = options.isa ?? process.env.EAGLET_ISA ?? nativeTables()[0];
   if (isa === undefined) {
     process.emitWarning(

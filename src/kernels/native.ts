@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
+import { RequestError } from '../errors.ts';
 import { checked } from './check.ts';
 import { clocked, type KernelClock } from './clocked.ts';
 import {
@@ -175,6 +176,12 @@ const dtypeIndex = (matrix: PackedMatrix): number => WEIGHT_DTYPES.indexOf(matri
 /** Far more than help, few enough that any system has them. */
 export const MOST_THREADS = 256;
 
+/** @throws RequestError where that many threads cannot be. */
+export function checkThreads(threads: number): void {
+  if (!(Number.isInteger(threads) && threads >= 1 && threads <= MOST_THREADS))
+    throw new RequestError('threads', `must be a whole number in 1..${MOST_THREADS}, got ${threads}`);
+}
+
 /**
  * Threads asked for by the instances that live, oldest first. The pool is one per process: the youngest decides its size, the one before
  * it again once it is disposed, and with the last of them the pool ends.
@@ -209,8 +216,7 @@ export function createNativeKernels(options: {
     );
   }
   const { threads } = options;
-  if (!(Number.isInteger(threads) && threads >= 1 && threads <= MOST_THREADS))
-    throw new RangeError(`kernels: threads must be a whole number in 1..${MOST_THREADS}, got ${threads}`);
+  checkThreads(threads);
   const leavePool = joinPool(table, threads);
   const useKv = (kv: KvLayer): void =>
     table.useKv(kv.dtype === 'f16' ? 1 : 0, kv.kvHeads, kv.headDim, kv.slots, kv.keys, kv.values);

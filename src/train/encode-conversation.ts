@@ -11,15 +11,12 @@ import type { EncodedText } from './unroll.ts';
 /** Why a conversation is not trained on. */
 export const SKIPPED = ['tooLong', 'unanswered', 'misaligned', 'refused'] as const;
 /**
- * `tooLong`: more tokens than asked for, or none that count among the first of them. `unanswered`: no assistant's turn
- * but the first, to which nothing was said, or no token at all. `misaligned`: up
- * to an answer it does not read as it did when the answer was given, because the template changes earlier turns, or because a
- * token spans the seam; for about one answer in a thousand, which begins with line breaks, where the template is SmolLM's. `refused`: the template or the tokenizer
- * does not take it.
+ * `tooLong`: more tokens than asked for, or none that count among the first of them. `unanswered`: no assistant's turn but an
+ * opening, to which nothing was said, or no token at all. `misaligned`: up to an answer it does not read as it did when the answer was
+ * given, because the template changes earlier turns, or because a token spans the seam; for about one answer in a thousand, which begins
+ * with line breaks, where the template is SmolLM's. `refused`: the template or the tokenizer does not take it.
  */
 export type Skipped = (typeof SKIPPED)[number];
-
-type Chat = Extract<Conversation, { kind: 'chat' }>;
 
 export interface EncodeConversationOptions {
   /** Tokens at most. */
@@ -37,10 +34,14 @@ export function encodeConversation(
   conversation: Conversation,
   { maxTokens, longer = 'truncate', unanswered = 'skip' }: EncodeConversationOptions,
 ): EncodedText | Skipped {
-  const encoded =
+  // No single conversation's fault.
+  if (conversation.kind === 'chat' && template === undefined)
+    throw new RequestError('model', 'has no chat template: it can be trained on plain text only');
+  const encoded = unlessRefused(() =>
     conversation.kind === 'text'
-      ? unlessRefused(() => plainText(tokenizer, conversation.text))
-      : inTemplate(tokenizer, requireTemplate(template), conversation);
+      ? plainText(tokenizer, conversation.text)
+      : chat(tokenizer, template!, conversation.messages, conversation.finished),
+  );
   if (typeof encoded === 'string') return encoded;
   if (encoded.ids.length === 0) return 'unanswered';
   if (!encoded.mask.includes(1)) {
@@ -54,12 +55,8 @@ export function encodeConversation(
   return mask.includes(1) ? { ids, mask } : 'tooLong';
 }
 
-function inTemplate(tokenizer: Tokenizer, template: ChatTemplate, { messages, finished }: Chat): EncodedText | Skipped {
-  return unlessRefused(() => chat(tokenizer, template, messages, finished));
-}
-
-/** One conversation that cannot be read is no reason to read none. */
-function unlessRefused<T>(encode: () => T): T | 'refused' {
+/** What the template and the tokenizer make of a conversation. One that cannot be read is no reason to read none. */
+export function unlessRefused<T>(encode: () => T): T | 'refused' {
   try {
     return encode();
   } catch (error) {
@@ -98,10 +95,4 @@ function chat(
     mask.fill(1, before.length, length);
   }
   return { ids: all.slice(0, length), mask: mask.slice(0, length) };
-}
-
-function requireTemplate(template: ChatTemplate | undefined): ChatTemplate {
-  if (template === undefined)
-    throw new RequestError('model', 'has no chat template: it can be trained on plain text only');
-  return template;
 }

@@ -11,7 +11,7 @@ import type { KvCache } from '../model/kv-cache.ts';
 import type { TargetModel } from '../model/target.ts';
 import type { ChatMessage, ChatTemplate } from '../tokenizer/chat-template.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
-import { encodeConversation } from './encode-conversation.ts';
+import { encodeConversation, unlessRefused } from './encode-conversation.ts';
 import type { TrainingText } from './unroll.ts';
 
 export interface SynthesisModel {
@@ -338,11 +338,10 @@ export class Synthesis {
   #answer(draft: Draft): Request | undefined {
     const { tokenizer, template } = this.#model;
     const { seed, temperatures, maxTokens, maxPromptTokens } = this.#options;
-    let promptIds: number[];
-    try {
-      promptIds = [...template.encode(tokenizer, draft.messages, { addGenerationPrompt: true })];
-    } catch (error) {
-      if (!(error instanceof RequestError)) throw error;
+    const promptIds = unlessRefused(() => [
+      ...template.encode(tokenizer, draft.messages, { addGenerationPrompt: true }),
+    ]);
+    if (promptIds === 'refused') {
       this.counts.refused++;
       return undefined;
     }

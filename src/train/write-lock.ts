@@ -33,12 +33,16 @@ export class WriteLock implements Disposable {
     const before = holderOf(path);
     // Of processes on other machines nothing is known. Two starts that find the same dead writer could both get here; what they race for is
     // microseconds.
-    if (before === undefined ? isOld(path) : before.host === hostname() && !isHeld(before.pid, path)) {
+    if (before === undefined ? isLeftUnsigned(path) : before.host === hostname() && !this.#isHeld(before.pid)) {
       rmSync(path, { force: true });
       if (this.#take()) return;
     }
     const who = before === undefined ? 'another process' : `process ${before.pid} on ${before.host}`;
     throw new RequestError(what, `${who} is writing it: wait for it, or remove ${path} if it is no more`);
+  }
+
+  #isHeld(pid: number): boolean {
+    return pid === process.pid ? held.has(this.#path) : isAlive(pid);
   }
 
   #take(): boolean {
@@ -60,11 +64,10 @@ export class WriteLock implements Disposable {
   }
 }
 
-const isHeld = (pid: number, path: string): boolean => (pid === process.pid ? held.has(resolve(path)) : isAlive(pid));
-
-function isOld(path: string): boolean {
+/** Nobody's: an empty file. What holds anything else is not ours to take. */
+function isLeftUnsigned(path: string): boolean {
   const stats = statSync(path, { throwIfNoEntry: false });
-  return stats === undefined || Date.now() - stats.mtimeMs > UNSIGNED_MS;
+  return stats === undefined || (stats.size === 0 && Date.now() - stats.mtimeMs > UNSIGNED_MS);
 }
 
 /** Undefined where the file is none of ours, or not written yet. */
