@@ -108,6 +108,11 @@ export class BudgetGrower implements TreeGrower {
     this.#nodes = new Int32Array(candidates);
   }
 
+  beginText(): void {
+    this.budget.beginText();
+    this.#graftTrust.beginText();
+  }
+
   start(root: number, context: number, maxDepth: number, rows: number): boolean {
     this.budget.begin(context);
     this.#tree.tokens[0] = root;

@@ -9,7 +9,7 @@
  * time that they lose again.
  */
 import { Calibration } from './calibration.ts';
-import { type ForwardCost, MOST_ROWS, type TreeCosts } from './costs.ts';
+import { type ForwardCost, MOST_ROWS, PLAIN_LOOK, type TreeCosts } from './costs.ts';
 import { Trust } from './trust.ts';
 
 /** Nodes of the largest tree, root included: the largest size whose cost is measured. */
@@ -20,23 +20,21 @@ const RATE_ROUNDS = 32;
 const TRIAL_ROUNDS = 16;
 /** Rounds before it is judged at all. */
 const FEWEST_TRIALS = 6;
-/** Tokens won that are remembered: what a text won long ago must not be spent on the next one. */
-const MOST_CREDIT = 2;
-/** Tokens that may be lost before that. */
+/** Tokens that drafting may be expected to lose before that. */
 const MOST_LOST = 2;
-/** Tokens a round that drafting may lose before it pauses: below this, differences are those of chance and of the clock. */
-const TOLERANCE = 0.02;
+/** Tokens a round that drafting may be expected to lose: below this, differences are those of chance and of the clock. */
+const TOLERANCE = 0.01;
 /** Drafts that take less cost nothing. */
 const NEGLIGIBLE_MS = 1e-6;
-const SHORTEST_PAUSE = 8;
+/** A pause shows what plain decoding takes, too. */
+const SHORTEST_PAUSE = PLAIN_LOOK;
 /**
  * Where drafting goes on and on, nothing is seen of plain decoding, to which it is compared: now and then a few rounds are plain. They lose what
  * drafting gains, so the less it gains the cheaper is a look, and the more depends on it: looks may cost this share of the time.
  */
-const PLAIN_LOOK = 8;
 const LOOK_SHARE = 0.01;
 /** Forwards of the target between looks, at least and at most. */
-const PLAIN_KNOWN_FOR = [32, 256] as const;
+const PLAIN_KNOWN_FOR = [64, 1024] as const;
 /** A trial costs about a plain round; in 256 that is nothing. */
 const LONGEST_PAUSE = 256;
 
@@ -69,7 +67,7 @@ export class TreeBudget {
   // Sums that fade with RATE_ROUNDS: the time is counted in plain rounds, for texts of any length.
   #tokens: number;
   #plainRoundsWorth: number;
-  // Of rounds with drafts: tokens won over plain decoding in the same time, and rounds; fading with TRIAL_ROUNDS.
+  // Of rounds with drafts: tokens that they were expected to win over plain decoding in the same time, and rounds; fading with TRIAL_ROUNDS.
   #won = 0;
   #trials = 0;
   #trialRounds = 0; // since drafting began, or began again
@@ -83,6 +81,11 @@ export class TreeBudget {
     // A few plain rounds: until something better is reached, time is worth what plain decoding makes of it.
     this.#tokens = 4;
     this.#plainRoundsWorth = 4;
+  }
+
+  /** Another text than before. */
+  beginText(): void {
+    this.#trust.beginText();
   }
 
   /** A round begins. @param context tokens before its root. */
@@ -208,18 +211,26 @@ export class TreeBudget {
    * it was not asked.
    */
   settle(tokens: number, nodes: number, forwardMs: number, draftMs: number | undefined): void {
-    this.#expectedMs += this.forwardMs(nodes) + this.#draftMs;
+    const expectedMs = this.forwardMs(nodes) + this.#draftMs;
+    const expectedTokens = 1 + (this.#chosen ? this.#trust.share * this.#promise : 0);
+    const won = expectedTokens - expectedMs / this.plainMs;
+    this.#expectedMs += expectedMs;
     this.#plainTotalMs += tokens * this.plainMs;
     this.#draftMs = 0;
     this.#settlePromise(tokens, draftMs ?? 0);
     const ms = this.target.learn(nodes, forwardMs, this.#context) + (draftMs ?? 0);
-    const plainRoundsWorth = ms / this.plainMs;
     this.rounds++;
     this.#tokens += tokens - this.#tokens / RATE_ROUNDS;
-    this.#plainRoundsWorth += plainRoundsWorth - this.#plainRoundsWorth / RATE_ROUNDS;
-    if (draftMs === undefined) return;
-    const won = this.#won + tokens - plainRoundsWorth - this.#won / TRIAL_ROUNDS;
-    this.#won = Math.min(won, MOST_CREDIT);
+    this.#plainRoundsWorth += ms / this.plainMs - this.#plainRoundsWorth / RATE_ROUNDS;
+    if (draftMs !== undefined) this.#judge(won);
+  }
+
+  /**
+   * By what rounds are expected to win, not by what they won: sixteen rounds' luck is larger than what drafting gains or loses where it hardly
+   * pays, and what comes of promises teaches how far to trust them.
+   */
+  #judge(won: number): void {
+    this.#won += won - this.#won / TRIAL_ROUNDS;
     this.#trials += 1 - this.#trials / TRIAL_ROUNDS;
     this.#trialRounds++;
     const judged = this.#trialRounds >= FEWEST_TRIALS;

@@ -41,9 +41,9 @@ export function costAt(curve: CostCurve, rows: number, what: (point: CostPoint) 
 const contextOf = ({ contextMs = 0 }: CostPoint): number => contextMs;
 
 /** One forward changes what is believed of all sizes by this share of its surprise: the machine is slower than it was. */
-const SHARED_RATE = 0.03;
+const SHARED_RATE = 0.06;
 /** And of its own size and those near it by this much more: the curve has another shape than was measured. */
-const OWN_RATE = 0.05;
+const OWN_RATE = 0.02;
 /**
  * The first forwards count for more, as in a mean: at load, before the processor's clocks have followed, small sizes were measured up to half
  * too slow (docs/log.md, 2026-11-28). What was measured counts as so many forwards, for the level and for a size.
@@ -57,14 +57,19 @@ const NEAR_SHARE = 0.5;
 const LARGEST_SURPRISE = 2;
 /**
  * One-row forwards in a row before the next counts as plain decoding's. Such forwards wait for memory, and a processor that sees nothing else
- * gives memory a faster clock: thirty in a row were up to 16 % faster than one between larger ones (docs/log.md, 2026-11-28).
+ * gives memory a faster clock: after trees the first is up to 15 % slower than plain decoding's, the eighth by 5 %, the sixteenth by none
+ * (docs/log.md, 2026-11-29).
  */
-const STEADY_AFTER = 3;
+const STEADY_AFTER = 8;
 /**
- * Plain decoding is seen now and then, a few forwards in a row, and by then another speed may long be believed in. So that counts as one of
- * them, and the mean is believed; of many in a row, each changes it by this share.
+ * Those that come next show how plain decoding compares to the forwards before them; of still later ones it is the machine's speed that
+ * changed. The first such forwards count as in a mean, later ones change what is believed by this share: some looks' mean, for in one all
+ * may fall on a slow moment.
  */
-const PLAIN_RATE = 0.1;
+const STEADY_LOOK = 8;
+const PLAIN_RATE = 0.05;
+/** One-row forwards in a row that show what plain decoding takes. */
+export const PLAIN_LOOK = STEADY_AFTER + STEADY_LOOK;
 
 /** A curve that learns. */
 export class ForwardCost {
@@ -72,7 +77,7 @@ export class ForwardCost {
   readonly #tokenMs: Float64Array; // [MOST_ROWS + 1] for every token of context
   /** Of a one-row forward among its like. */
   #plainMs: number;
-  #plainSeen = false;
+  #plainSeen = 0; // such forwards
   #sincePlain = 0; // forwards since the last sample
   #singles = 0; // one-row forwards since the last of another size
   #forwards = 0;
@@ -106,7 +111,7 @@ export class ForwardCost {
 
   /** Forwards since one of plain decoding was seen. What was measured at load is believed a quarter as long as what decoding showed. */
   get sincePlain(): number {
-    return this.#plainSeen ? this.#sincePlain : 4 * this.#sincePlain;
+    return this.#plainSeen > 0 ? this.#sincePlain : 4 * this.#sincePlain;
   }
 
   /** @returns the milliseconds as they are believed. */
@@ -120,10 +125,10 @@ export class ForwardCost {
     const ratio = Math.min(Math.max(ms / expected, 1 / LARGEST_SURPRISE), LARGEST_SURPRISE);
     const believed = ratio * expected;
     const reach = Math.max(NEAR, NEAR_SHARE * own);
-    const sharedRate = Math.max(SHARED_RATE, 1 / (MEASURED_LEVEL + this.#forwards));
+    const look = steady && this.#singles <= PLAIN_LOOK;
+    const sharedRate = look ? 0 : Math.max(SHARED_RATE, 1 / (MEASURED_LEVEL + this.#forwards));
     const ownRate = Math.max(OWN_RATE, 1 / (MEASURED_SIZE + ++this.#visits[own]!));
-    const plainRate = steady ? Math.max(PLAIN_RATE, 1 / (1 + this.#singles - STEADY_AFTER)) : 0;
-    if (steady) this.#plainSeen = true;
+    const plainRate = look ? Math.max(PLAIN_RATE, 1 / (1 + ++this.#plainSeen)) : 0;
     this.#plainMs *= 1 + (ratio - 1) * (sharedRate + plainRate);
     for (let i = 0; i <= MOST_ROWS; i++) {
       const nearness = steady ? 0 : Math.max(0, 1 - Math.abs(i - own) / reach);

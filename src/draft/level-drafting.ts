@@ -76,6 +76,7 @@ export class LevelDrafting {
 
   /** A new text. @param sampling asks for drawn guesses, where the tree allows them. */
   resume(sampling: DraftSampling | undefined): void {
+    this.#grower.beginText?.();
     this.#sampling = samplingFor(this.#grower, sampling);
   }
 

@@ -83,6 +83,7 @@ export class MedusaDrafter implements Drafter {
 
   /** The loop computes the last token of every prompt, and that is the row whose feature the heads will read. */
   resume(text: readonly number[], held: number, sampling?: DraftSampling): number {
+    this.#grower.beginText?.();
     this.#sampling = samplingFor(this.#grower, sampling);
     this.#vocabulary?.resume(text, held);
     this.#known = false;

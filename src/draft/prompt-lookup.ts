@@ -36,6 +36,7 @@ export class PromptLookupDrafter implements Drafter {
   }
 
   resume(text: readonly number[], held: number): number {
+    this.#grower.beginText?.();
     this.#lookup.resume(text, held);
     return held;
   }

@@ -28,6 +28,8 @@ export interface TreeGrower {
    */
   readonly drawnRows?: Int32Array; // [maxNodes]
 
+  /** The trees to come are of another text. */
+  beginText?(): void;
   /**
    * A new tree, below a root with `context` tokens before it. No node will be deeper than `maxDepth`, which is at least 1. `drawn` guesses
    * come in the order of their draws.

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { CostCache, type CostKey, fingerprint, KnownCosts } from '../../src/draft/cost-cache.ts';
-import { type CostCurve, costAt, ForwardCost } from '../../src/draft/costs.ts';
+import { type CostCurve, costAt, ForwardCost, PLAIN_LOOK } from '../../src/draft/costs.ts';
 import { xorshift } from '../support/random.ts';
 
 it('costs lie on lines between what was measured; beyond, rows cost what they did on average', () => {
@@ -103,14 +103,29 @@ describe('a curve that learns', () => {
     expect(cost.sincePlain).toBe(1);
   });
 
-  it('believes what comes in a row when plain decoding is looked at, whatever was believed before', () => {
+  it('believes the mean of looks at plain decoding, whatever was believed before, and knows a slower machine from slower trees', () => {
     const cost = new ForwardCost([{ rows: 1, ms: 20, steadyMs: 20 }]);
-    for (let i = 0; i < 100; i++) cost.learn(4, 80); // as measured
-    for (let i = 0; i < 8; i++) cost.learn(1, i < 3 ? 20 : 10);
+    const draft = (): void => {
+      for (let i = 0; i < 100; i++) cost.learn(4, 80); // as measured
+    };
+    const look = (ms: number): void => {
+      for (let i = 0; i < PLAIN_LOOK; i++) cost.learn(1, i < PLAIN_LOOK / 2 ? 20 : ms);
+    };
+    draft();
+    look(10);
     expect(cost.plain()).toBeLessThan(12);
-    for (let i = 0; i < 100; i++) cost.learn(1, 10);
-    cost.learn(1, 20); // one of many changes little
-    expect(cost.plain()).toBeLessThan(11.5);
+    expect(cost.at(4)).toBeCloseTo(80, 9);
+    draft();
+    look(20); // a slow moment
+    expect(cost.plain()).toBeLessThan(16);
+    for (let turn = 0; turn < 8; turn++) {
+      draft();
+      look(10);
+    }
+    expect(cost.plain()).toBeCloseTo(10, 0);
+    for (let i = 0; i < 200; i++) cost.learn(1, 20);
+    expect(cost.plain()).toBeCloseTo(20, 1);
+    expect(cost.at(4)).toBeGreaterThan(150);
   });
 
   it('gets over a measurement that was wrong altogether', () => {
