@@ -157,7 +157,9 @@ export class Engine implements Disposable {
     const contextSize = options.contextSize ?? config.contextLength;
     if (!Number.isInteger(contextSize) || contextSize < 2)
       throw new RequestError('contextSize', `must be a whole number of at least 2, got ${contextSize}`);
-    this.contextSize = Math.min(contextSize, config.contextLength);
+    if (contextSize > config.contextLength)
+      throw new RequestError('contextSize', `must be at most the model's ${config.contextLength}, got ${contextSize}`);
+    this.contextSize = contextSize;
     // Both are refused before anything is loaded.
     const wanted = readTree(options, this.contextSize);
     if (options.lookahead !== undefined) checkLookahead(options.lookahead, this.contextSize);

@@ -20,13 +20,14 @@ import {
   outputFile,
   positiveNumber,
   realNumber,
+  severalNumber,
   wholeNumber,
   withModelOptions,
   withVerifyOptions,
 } from './common.ts';
 import { formatCount, formatTable } from './format.ts';
 import { ProgressBar } from './progress.ts';
-import { DEFAULT_PROMPTS, type PromptEntry, readPrompts } from './prompts.ts';
+import { answerable, DEFAULT_PROMPTS, type PromptEntry, readPrompts } from './prompts.ts';
 import { mean, median, sum } from './statistics.ts';
 
 interface Flags extends ModelOptions {
@@ -50,7 +51,7 @@ export function register(bench: Command): void {
     .option('--drafters <list>', 'the first is the baseline (default: none and whoever drafts by default)')
     .option('--svg <file>', 'draws speedup and acceptance length by task', outputFile)
     .option('--limit <n>', 'questions at most, taken from the tasks in turn', positiveNumber)
-    .option('-n, --max-tokens <n>', 'new tokens per question', positiveNumber, 128)
+    .option('-n, --max-tokens <n>', 'new tokens per question, the first of which is not timed', severalNumber, 128)
     .option('-t, --temperature <x>', '0 takes the likeliest token', realNumber, 0)
     .option('--seed <n>', 'same seed, same text', wholeNumber, 0)
     .option('--compare-trees <tree...>', 'the eagle drafter once with each of these trees, instead of --tree')
@@ -91,7 +92,7 @@ interface Contestant {
 
 async function run(flags: Flags): Promise<void> {
   const clock: KernelClock = { ms: 0, calls: 0 };
-  const questions = readPrompts(flags.prompts ?? DEFAULT_PROMPTS, flags.limit);
+  const read = readPrompts(flags.prompts ?? DEFAULT_PROMPTS, flags.limit);
   const named = flags.drafters?.split(',') ?? [];
   const drafters = DRAFTERS.filter((name) => named.includes(name));
   using engine = await openEngine({ ...flags, drafters, clock });
@@ -104,6 +105,7 @@ async function run(flags: Flags): Promise<void> {
       engines.push(other);
       contestants.push({ name: `eagle ${text}`, engine: other, drafter: 'eagle' });
     }
+    const questions = answerable(engine, read);
     report(await askAll(contestants, clock, questions, flags), contestants, flags);
   } finally {
     for (const other of engines) other[Symbol.dispose]();

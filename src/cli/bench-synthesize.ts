@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import { Known, Synthesis, type SynthesisPrompt } from '../train/synthesize.ts';
 import { openEngine, positiveNumber, printJson } from './common.ts';
 import { ProgressBar } from './progress.ts';
-import { DEFAULT_PROMPTS, type PromptEntry, readPromptFiles } from './prompts.ts';
+import { answerable, DEFAULT_PROMPTS, type PromptEntry, readPromptFiles } from './prompts.ts';
 import { median } from './statistics.ts';
 import { LaneRates, SynthesisCaches, type SynthesisFlags, synthesisModel, withSynthesisOptions } from './synthesis.ts';
 
@@ -28,8 +28,9 @@ export function register(bench: Command): void {
 }
 
 async function benchSynthesize(flags: Flags): Promise<void> {
-  const prompts = readPromptFiles(flags.prompts ?? [DEFAULT_PROMPTS]);
+  const read = readPromptFiles(flags.prompts ?? [DEFAULT_PROMPTS]);
   using engine = await openEngine(flags);
+  const prompts = answerable(engine, read, Math.min(flags.maxPromptTokens, engine.contextSize - flags.maxTokens));
   const model = synthesisModel(engine);
   using caches = new SynthesisCaches(model, flags);
   const synthesis = new Synthesis(model, { kind: 'answer', prompts: endless(prompts) }, flags, new Known());

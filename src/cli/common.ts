@@ -56,6 +56,12 @@ export function positiveNumber(text: string): number {
   return value;
 }
 
+export function severalNumber(text: string): number {
+  const value = wholeNumber(text);
+  if (value < 2) throw new InvalidArgumentError(`expected at least 2, got ${text}`);
+  return value;
+}
+
 export function positiveNumbers(text: string): number[] {
   return text.split(',').map(positiveNumber);
 }

@@ -115,6 +115,8 @@ function openUncut(directory: string, vocabSize: number): UncutHead {
   if (!isMedusaDirectory(directory)) {
     const { config, source } = openHeadFiles(directory);
     return closeOnError(source, () => {
+      if (!source.entries.has('fc.weight'))
+        throw new CheckpointError(directory, 'fc.weight', 'must exist: a model without it is no draft head');
       if (config.vocabSize !== vocabSize)
         throw new CheckpointError(directory, 'vocab_size', `must be the model's ${vocabSize}, got ${config.vocabSize}`);
       return { targetIds: readTargetIds(source, config), lmHeads: new Set(), weights: 'model.safetensors' };

@@ -1,10 +1,13 @@
 /** Prompts from a JSONL file: one `{id, task, turns | prompt | messages}` a line. */
-import { readFileSync } from 'node:fs';
 import { basename } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
+import type { Engine } from '../engine.ts';
 import { RequestError } from '../errors.ts';
 import type { ChatMessage } from '../tokenizer/chat-template.ts';
+import { unlessRefused } from '../train/encode-conversation.ts';
+import { parseLine, readLines } from '../train/json-lines.ts';
+import { formatCount } from './format.ts';
 
 /** Of our own writing, four for each of seven tasks. Found from src/cli/ and from dist/cli/ alike. */
 export const DEFAULT_PROMPTS = fileURLToPath(new URL('../../bench/prompts.jsonl', import.meta.url));
@@ -29,11 +32,9 @@ export interface PromptEntry {
 
 /** @param idPrefix of ids that are made of line numbers, where a line has none. */
 export function readPrompts(path: string, limit = Number.POSITIVE_INFINITY, idPrefix = ''): PromptEntry[] {
-  const entries = readText(path)
-    .split('\n')
-    .flatMap((text, index) =>
-      text.trim() === '' ? [] : [readEntry(text, `${path}:${index + 1}`, `${idPrefix}${index + 1}`)],
-    );
+  const entries = Array.from(readLines(path), ({ text, number }) =>
+    readEntry(text, `${path}:${number}`, `${idPrefix}${number}`),
+  );
   if (entries.length === 0) throw new RequestError(path, 'has no prompts');
   return entries.length <= limit ? entries : takeFromEachTask(entries, limit);
 }
@@ -44,24 +45,8 @@ export function readPromptFiles(paths: readonly string[]): PromptEntry[] {
   return paths.flatMap((path) => readPrompts(path, Number.POSITIVE_INFINITY, `${basename(path)}:`));
 }
 
-function readText(path: string): string {
-  try {
-    return readFileSync(path, 'utf8').replace(/^\uFEFF/, '');
-  } catch (cause) {
-    throw new RequestError(path, 'cannot be read: expected a file of JSON lines', { cause });
-  }
-}
-
 function readEntry(text: string, where: string, defaultId: string): PromptEntry {
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch (cause) {
-    throw new RequestError(where, 'is not JSON', { cause });
-  }
-  const parsed = line.safeParse(json);
-  if (!parsed.success) throw new RequestError(where, z.prettifyError(parsed.error));
-  const { id, task, turns, prompt, messages } = parsed.data;
+  const { id, task, turns, prompt, messages } = parseLine(text, where, line);
   const given = [turns, prompt, messages].filter((value) => value !== undefined).length;
   if (given !== 1) throw new RequestError(where, `needs one of turns, prompt and messages, got ${given} of them`);
   const [first, ...followUps] = turns ?? (prompt === undefined ? [] : [prompt]);
@@ -71,6 +56,43 @@ function readEntry(text: string, where: string, defaultId: string): PromptEntry 
     messages: messages ?? [{ role: 'user', content: first! }],
     followUps,
   };
+}
+
+/**
+ * The prompts that the model can answer: the chat template takes them, and they have at most `longest` tokens. One that cannot be answered
+ * is no reason to answer none: standard error says which are left out. @throws RequestError where none is left.
+ */
+export function answerable(
+  engine: Engine,
+  prompts: readonly PromptEntry[],
+  longest = engine.contextSize - 1,
+): PromptEntry[] {
+  const refused: string[] = [];
+  const tooLong: string[] = [];
+  const taken = prompts.filter(({ id, messages }) => {
+    const ids = unlessRefused(() => engine.encode(messages));
+    if (ids === 'refused') refused.push(id);
+    else if (ids.length > longest) tooLong.push(id);
+    else return true;
+    return false;
+  });
+  const why = [
+    [refused, 'the chat template does not take them'],
+    [tooLong, `longer than ${formatCount(longest)} tokens`],
+  ] as const;
+  const leftOut = why
+    .filter(([ids]) => ids.length > 0)
+    .map(([ids, reason]) => `${ids.length} of ${prompts.length} prompts left out, ${reason}: ${listed(ids)}`);
+  if (refused.length === prompts.length) engine.encode(prompts[0]!.messages); // throws, in its own words
+  if (taken.length === 0) throw new RequestError('prompts', leftOut.join('; '));
+  for (const line of leftOut) process.stderr.write(`${line}\n`);
+  return taken;
+}
+
+const MOST_LISTED = 5;
+
+function listed(ids: readonly string[]): string {
+  return ids.slice(0, MOST_LISTED).join(', ') + (ids.length > MOST_LISTED ? ', …' : '');
 }
 
 /** A limited run still sees every task: entries are taken from the tasks in turn. */

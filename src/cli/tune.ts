@@ -12,13 +12,14 @@ import {
   positiveNumber,
   printJson,
   realNumber,
+  severalNumber,
   withDrafter,
   withModelOptions,
 } from './common.ts';
 import { formatTable } from './format.ts';
 import { linePlot } from './line-plot.ts';
 import { ProgressBar } from './progress.ts';
-import { DEFAULT_PROMPTS, readPrompts } from './prompts.ts';
+import { answerable, DEFAULT_PROMPTS, readPrompts } from './prompts.ts';
 
 interface Flags extends ModelOptions {
   readonly prompts?: string;
@@ -34,7 +35,7 @@ export function register(program: Command): void {
   withModelOptions(program.command('tune').description('measure this machine and say which trees pay on it'))
     .option('--prompts <file>', 'JSONL of {id, task, turns | prompt | messages} (default: those that come with eaglet)')
     .option('--limit <n>', 'questions at most, taken from the tasks in turn', positiveNumber, 7)
-    .option('-n, --max-tokens <n>', 'new tokens per question', positiveNumber, 64)
+    .option('-n, --max-tokens <n>', 'new tokens per question, the first of which is not timed', severalNumber, 64)
     .option('-t, --temperature <x>', '0 takes the likeliest token', realNumber, 0)
     .addOption(new Option('--drafter <name>', 'whose trees (default: who drafts by default)').choices(DRAFTERS))
     .option('--svg <file>', 'draw the curves', outputFile)
@@ -55,10 +56,11 @@ interface Size {
 async function tune(flags: Flags): Promise<void> {
   if (flags.tree !== undefined || flags.treeSize !== undefined)
     throw new RequestError('tree', 'tune finds it: give no --tree or --tree-size');
-  const questions = readPrompts(flags.prompts ?? DEFAULT_PROMPTS, flags.limit);
+  const read = readPrompts(flags.prompts ?? DEFAULT_PROMPTS, flags.limit);
   using engine = await openEngine({ ...withDrafter(flags), remeasure: true });
   const tuned = findTuned(engine, flags.drafter ?? engine.defaultDrafter);
   const { drafter, budget } = tuned;
+  const questions = answerable(engine, read);
   const measured = { target: budget.target.curve(), draft: budget.draft.curve() };
   const ran = await decode(engine, tuned, questions, flags);
   const sizes = speedupsBySize(budget, ran.context);

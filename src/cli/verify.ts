@@ -13,7 +13,7 @@ import {
 } from './common.ts';
 import { formatCount } from './format.ts';
 import { ProgressBar } from './progress.ts';
-import { DEFAULT_PROMPTS, type PromptEntry, readPrompts } from './prompts.ts';
+import { answerable, DEFAULT_PROMPTS, type PromptEntry, readPrompts } from './prompts.ts';
 
 interface Flags extends ModelOptions {
   readonly prompts?: string;
@@ -48,9 +48,10 @@ interface Difference {
 }
 
 async function verify(flags: Flags): Promise<void> {
+  const read = readPrompts(flags.prompts ?? DEFAULT_PROMPTS, flags.limit);
   using engine = await openEngine({ ...flags, drafters: DRAFTERS });
   const drafters = engine.drafters.filter((name) => name !== 'none');
-  const prompts = readPrompts(flags.prompts ?? DEFAULT_PROMPTS, flags.limit);
+  const prompts = answerable(engine, read);
   // Greedy, and drawn with a seed.
   const temperatures = flags.temperature === undefined ? [0, 0.8] : [flags.temperature];
   const { seed, maxTokens } = flags;

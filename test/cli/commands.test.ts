@@ -69,6 +69,9 @@ describe('the command line', () => {
     [['bench', 'run', '--typical', '0.1,0.3'], 'and --verify is match'],
     [['verify', '--typical', '0.1,0.3'], "unknown option '--typical'"],
     [['verify', '--verify', 'multi-round'], "unknown option '--verify'"],
+    [['bench', 'run', '-n', '1'], 'expected at least 2, got 1'],
+    [['tune', '-n', '1'], 'expected at least 2, got 1'],
+    [['generate', '--prompt', 'x', '-c', '8193'], "contextSize: must be at most the model's 8192, got 8193"],
     [['chatt'], 'Did you mean chat?'],
   ])('%j is refused: %s', async (args, message) => {
     const { code, stdout, stderr } = await eaglet(args);
@@ -219,6 +222,28 @@ describe('verify', () => {
     });
     expect(report.comparedTokens).toBeGreaterThan(12);
     expect(code).toBe(0);
+  });
+
+  test('prompts that cannot be answered are left out, and named; where none is left there is nothing to do', async () => {
+    const file = join(scratch, 'long.jsonl');
+    const long = { id: 'long', prompt: 'tea '.repeat(200) };
+    writeFileSync(file, [long, { id: 'short', prompt: 'Hi' }].map((entry) => JSON.stringify(entry)).join('\n'));
+    const args = ['-n', '4', '-c', '100', '--prompts', file];
+    const verified = await eaglet(['verify', ...args, '--json']);
+    expect(verified.stderr).toContain('1 of 2 prompts left out, longer than 99 tokens: long\n');
+    expect(verified.code).toBe(0);
+    expect(json(verified.stdout)).toMatchObject({ prompts: 1, differing: [] });
+    writeFileSync(file, JSON.stringify(long));
+    const refused = await Promise.all([
+      eaglet(['verify', ...args]),
+      eaglet(['bench', 'run', ...args]),
+      eaglet(['tune', ...args]),
+      eaglet(['bench', 'synthesize', '--prompts', file, '--max-prompt-tokens', '99']),
+    ]);
+    for (const { code, stdout, stderr } of refused) {
+      expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
+      expect(stderr).toContain('prompts: 1 of 1 prompts left out, longer than 99 tokens: long');
+    }
   });
 });
 

@@ -146,6 +146,11 @@ describe('cut-vocabulary', () => {
       [join(scratch, 'nowhere')],
       /nowhere: must be the directory of a head, does not exist/,
     ],
+    [
+      'a draft model',
+      ['heads/smollm2-135m-instruct/draft'],
+      /fc\.weight: must exist: a model without it is no draft head/,
+    ],
     ['a directory that holds no head', [scratch], /config\.json: file: must exist/],
   ])('%s is refused', async (_, [head, ...flags], message) => {
     const out = join(scratch, 'refused');

@@ -141,7 +141,7 @@ describe('synthesize', () => {
   test.each([
     [['--prompts', 'PROMPTS'], "required option '-o, --out <file>' not specified"],
     [['-o', 'OUT', '--prompts', 'no-such-file'], 'no-such-file: cannot be read'],
-    [['-o', 'OUT', '--prompts', 'BAD'], 'bad.jsonl:2: is not JSON'],
+    [['-o', 'OUT', '--prompts', 'BAD'], 'bad.jsonl:2: must be JSON'],
     [['-o', 'OUT', '--exclude', 'BAD'], 'bad.jsonl:2: must be JSON, got {"prompt":'],
     [['-o', 'OUT', '--temperatures', '0,-1'], 'temperatures are 0..100, got -1'],
     [['-o', 'OUT', '-n', '9000'], '--max-tokens: must leave room for a prompt in 8192 tokens, got 9000'],
