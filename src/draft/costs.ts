@@ -50,9 +50,13 @@ const OWN_RATE = 0.02;
  */
 const MEASURED_LEVEL = 8;
 const MEASURED_SIZE = 4;
-/** Sizes up to this many rows away, or this share of its own, count as near, less and less. */
+/**
+ * Sizes up to this many rows away, or this share of its own, count as near, less and less; larger ones twice as far, for what was thought dear
+ * is not tried.
+ */
 const NEAR = 3;
 const NEAR_SHARE = 0.5;
+const NEAR_ABOVE = 2;
 /** A forward that something interrupted says little: surprises are cut to this ratio. */
 const LARGEST_SURPRISE = 2;
 /**
@@ -131,7 +135,8 @@ export class ForwardCost {
     const plainRate = look ? Math.max(PLAIN_RATE, 1 / (1 + ++this.#plainSeen)) : 0;
     this.#plainMs *= 1 + (ratio - 1) * (sharedRate + plainRate);
     for (let i = 0; i <= MOST_ROWS; i++) {
-      const nearness = steady ? 0 : Math.max(0, 1 - Math.abs(i - own) / reach);
+      const rowsAway = i > own ? (i - own) / NEAR_ABOVE : own - i;
+      const nearness = steady ? 0 : Math.max(0, 1 - rowsAway / reach);
       const change = 1 + (ratio - 1) * (sharedRate + ownRate * nearness);
       this.#ms[i] = this.#ms[i]! * change;
       this.#tokenMs[i] = this.#tokenMs[i]! * change;
