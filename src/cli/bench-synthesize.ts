@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import { Known, Synthesis, type SynthesisPrompt } from '../train/synthesize.ts';
 import { openEngine, positiveNumber, printJson } from './common.ts';
 import { ProgressBar } from './progress.ts';
-import { answerable, DEFAULT_PROMPTS, type PromptEntry, readPromptFiles } from './prompts.ts';
+import { answerable, DEFAULT_PROMPTS, obstacle, type PromptEntry, readPromptFiles } from './prompts.ts';
 import { median } from './statistics.ts';
 import { LaneRates, SynthesisCaches, type SynthesisFlags, synthesisModel, withSynthesisOptions } from './synthesis.ts';
 
@@ -28,9 +28,11 @@ export function register(bench: Command): void {
 }
 
 async function benchSynthesize(flags: Flags): Promise<void> {
-  const read = readPromptFiles(flags.prompts ?? [DEFAULT_PROMPTS]);
+  const prompts = readPromptFiles(flags.prompts ?? [DEFAULT_PROMPTS]);
   using engine = await openEngine(flags);
-  const prompts = answerable(engine, read, Math.min(flags.maxPromptTokens, engine.contextSize - flags.maxTokens));
+  // One that can be answered will do, the others are passed over as they come; without any there would be no end to that.
+  const longest = Math.min(flags.maxPromptTokens, engine.contextSize - flags.maxTokens);
+  if (prompts.every(({ messages }) => obstacle(engine, messages, longest))) answerable(engine, prompts, longest); // throws
   const model = synthesisModel(engine);
   using caches = new SynthesisCaches(model, flags);
   const synthesis = new Synthesis(model, { kind: 'answer', prompts: endless(prompts) }, flags, new Known());

@@ -50,17 +50,16 @@ export function wholeNumber(text: string): number {
   return value;
 }
 
-export function positiveNumber(text: string): number {
-  const value = wholeNumber(text);
-  if (value === 0) throw new InvalidArgumentError('expected at least 1, got 0');
-  return value;
-}
+const wholeFrom =
+  (least: number) =>
+  (text: string): number => {
+    const value = wholeNumber(text);
+    if (value < least) throw new InvalidArgumentError(`expected at least ${least}, got ${value}`);
+    return value;
+  };
 
-export function severalNumber(text: string): number {
-  const value = wholeNumber(text);
-  if (value < 2) throw new InvalidArgumentError(`expected at least 2, got ${text}`);
-  return value;
-}
+export const positiveNumber = wholeFrom(1);
+export const severalNumber = wholeFrom(2);
 
 export function positiveNumbers(text: string): number[] {
   return text.split(',').map(positiveNumber);

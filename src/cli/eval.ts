@@ -3,12 +3,10 @@ import { writeFileSync } from 'node:fs';
 import type { Command } from 'commander';
 import { openHeadFiles } from '../checkpoint/head.ts';
 import { FeatureReader } from '../decode/features.ts';
-import type { GenerationStats } from '../decode/stats.ts';
 import { EagleHead } from '../draft/eagle-head.ts';
 import { parseTreeOption } from '../draft/tree-option.ts';
 import { DRAFT_DTYPE, type Engine, shipped } from '../engine.ts';
 import { RequestError } from '../errors.ts';
-import type { ChatMessage } from '../tokenizer/chat-template.ts';
 import { type Conversation, readConversations } from '../train/conversations.ts';
 import { encodeConversation } from '../train/encode-conversation.ts';
 import { type ChainAcceptance, chainAcceptance } from '../train/evaluate.ts';
@@ -24,6 +22,7 @@ import {
 import { formatTable } from './format.ts';
 import { linePlot } from './line-plot.ts';
 import { ProgressBar } from './progress.ts';
+import { obstacle } from './prompts.ts';
 import { mean, median, sum } from './statistics.ts';
 
 interface Flags extends ModelOptions {
@@ -133,8 +132,10 @@ async function inDecoding(
   const answers: { tokens: number; rounds: number }[] = [];
   for (const [i, { messages }] of conversations.entries()) {
     const question = messages.slice(0, -1);
-    const stats = await statsUnlessRefused(engine, question, flags.maxTokens);
-    if (stats !== undefined && stats.rounds > 0) answers.push({ tokens: stats.newTokens - 1, rounds: stats.rounds });
+    if (obstacle(engine, question) === undefined) {
+      const { stats } = await engine.complete(question, { drafter: 'eagle', maxTokens: flags.maxTokens });
+      if (stats.rounds > 0) answers.push({ tokens: stats.newTokens - 1, rounds: stats.rounds });
+    }
     progress.update(i + 1);
   }
   if (answers.length === 0)
@@ -144,20 +145,6 @@ async function inDecoding(
     acceptanceLength: sum(answers.map(({ tokens }) => tokens)) / sum(answers.map(({ rounds }) => rounds)),
     median: median(answers.map(({ tokens, rounds }) => tokens / rounds)),
   };
-}
-
-/** Undefined for a question that the template does not take, or that leaves no room for an answer. */
-async function statsUnlessRefused(
-  engine: Engine,
-  question: readonly ChatMessage[],
-  maxTokens: number,
-): Promise<GenerationStats | undefined> {
-  try {
-    return (await engine.complete(question, { drafter: 'eagle', maxTokens })).stats;
-  } catch (error) {
-    if (!(error instanceof RequestError)) throw error;
-    return undefined;
-  }
 }
 
 function describe(chain: readonly ChainAcceptance[], trees: readonly TreeAcceptance[]): string {

@@ -58,9 +58,20 @@ function readEntry(text: string, where: string, defaultId: string): PromptEntry 
   };
 }
 
+/** What keeps the model from answering messages: the chat template does not take them, or they have more than `longest` tokens. */
+export function obstacle(
+  engine: Engine,
+  messages: readonly ChatMessage[],
+  longest = engine.contextSize - 1,
+): 'refused' | 'tooLong' | undefined {
+  const ids = unlessRefused(() => engine.encode(messages));
+  if (ids === 'refused') return ids;
+  return ids.length > longest ? 'tooLong' : undefined;
+}
+
 /**
- * The prompts that the model can answer: the chat template takes them, and they have at most `longest` tokens. One that cannot be answered
- * is no reason to answer none: standard error says which are left out. @throws RequestError where none is left.
+ * The prompts without an obstacle. One that cannot be answered is no reason to answer none: standard error says which are left out.
+ * @throws RequestError where none is left.
  */
 export function answerable(
   engine: Engine,
@@ -70,10 +81,9 @@ export function answerable(
   const refused: string[] = [];
   const tooLong: string[] = [];
   const taken = prompts.filter(({ id, messages }) => {
-    const ids = unlessRefused(() => engine.encode(messages));
-    if (ids === 'refused') refused.push(id);
-    else if (ids.length > longest) tooLong.push(id);
-    else return true;
+    const why = obstacle(engine, messages, longest);
+    if (why === undefined) return true;
+    (why === 'refused' ? refused : tooLong).push(id);
     return false;
   });
   const why = [
