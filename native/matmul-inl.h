@@ -6,8 +6,7 @@
 
 struct Inputs {           // of one matmul call, in scratch memory
   const float* f32;       // [pass][cols][R]
-  const Quad* quads;      // q8: [pass][blocks][R][8], four int8 inputs each
-  const int32_t* nibbleQuads;  // q4: the same as bytes
+  const int32_t* quads;   // [pass][blocks][R][8], four int8 inputs each
   const float* scales;    // [pass][blocks][R]
   const int32_t* starts;  // [pass][blocks][R] q8: -128 · sum of the int8 inputs takes the weights' offset off
   const float* sums;      // [pass][blocks][R] q4: scale · sum of the int8 inputs, what the minimum is multiplied by
@@ -67,7 +66,7 @@ inline void tilesF32(const float* w, int64_t tileFloats, const float* x, int32_t
 }
 
 template <int R>
-inline void tileQ8(const uint8_t* w, int32_t blocks, const Quad* x, const float* scales, const int32_t* starts, const Output& o, int32_t row, int32_t tile,
+inline void tileQ8(const uint8_t* w, int32_t blocks, const int32_t* x, const float* scales, const int32_t* starts, const Output& o, int32_t row, int32_t tile,
                    Ahead ahead) {
   V16f acc[R];
   for (int r = 0; r < R; r++) acc[r] = set1(0);
@@ -83,7 +82,7 @@ inline void tileQ8(const uint8_t* w, int32_t blocks, const Quad* x, const float*
 #pragma GCC unroll 8
     for (int g = 0; g < 8; g++) {
       ahead.fetchLine(g);
-      const Bytes wg = bytes(load64(w + g * 64));
+      const V64b wg = load64(w + g * 64);
 #pragma GCC unroll 8
       for (int r = 0; r < R; r++) dots[r] = dotBytes(dots[r], wg, x[r * 8 + g]);
     }
@@ -160,7 +159,7 @@ inline void passOverBlocks(const Matrix& w, const Inputs& in, Pass p, int32_t fi
   for (int32_t t = first; t < end; t++, tile += bytes) {
     const Ahead ahead{tile + distance, step};
     if (w.dtype == Dtype::Q8) tileQ8<R>(tile, blocks, in.quads + at * 8, in.scales + at, in.starts + at, o, p.row, t, ahead);
-    else tileQ4<R>(tile, blocks, in.nibbleQuads + at * 8, in.scales + at, in.sums + at, o, p.row, t, ahead);
+    else tileQ4<R>(tile, blocks, in.quads + at * 8, in.scales + at, in.sums + at, o, p.row, t, ahead);
   }
 }
 
@@ -234,12 +233,17 @@ struct InputBlock {
   V16f high() const { return left > 16 ? loadUpTo16(x + 16, left - 16, 0) : set1(0); }
 };
 
-// Up to kRounded blocks as int8: scale max|x|/127, rounded half to even. put(i, low, high) takes the integers of block i; `sums` are theirs.
-// Alone, a block would spend more on folding its maximum and its sum and on dividing than on all else.
+// Up to kRounded blocks as int8: scale max|x|/127 or, where bytes are to be multiplied, what the table's products can hold (`byteReach`);
+// rounded half to even. put(i, low, high) takes the integers of block i; `sums` are theirs. Alone, a block would spend more on folding its
+// maximum and its sum and on dividing than on all else.
 template <class Put>
-inline void roundBlocks(const InputBlock* blocks, int count, V16f& scales, V16i& sums, Put put) {
+inline void roundBlocks(const InputBlock* blocks, int count, bool bytes, V16f& scales, V16i& sums, Put put) {
   V16f largest[kRounded];
-  for (int i = 0; i < kRounded; i++) largest[i] = i < count ? max(abs(blocks[i].low()), abs(blocks[i].high())) : set1(0);
+  for (int i = 0; i < kRounded; i++) {
+    if (i >= count) largest[i] = set1(0);
+    else if (bytes) largest[i] = max(byteReach(blocks[i].low()), byteReach(blocks[i].high()));
+    else largest[i] = max(abs(blocks[i].low()), abs(blocks[i].high()));
+  }
   const V16f most = maxOfEach(largest), byteRange = set1(127);
   scales = div(most, byteRange);
   alignas(64) float inverses[kRounded];
@@ -270,10 +274,8 @@ inline Inputs layOut(const float* x, const Matrix& w, int32_t n) {
   }
   const bool bytes = w.dtype == Dtype::Q8;
   const int64_t count = int64_t(n) * blocks;
-  uint8_t* memory = static_cast<uint8_t*>(scratch(0, size_t(count) * (8 * (bytes ? sizeof(Quad) : 4) + 8)));
-  Quad* quads = reinterpret_cast<Quad*>(memory);
-  int32_t* nibbleQuads = reinterpret_cast<int32_t*>(memory);
-  float* scales = reinterpret_cast<float*>(memory + count * 8 * (bytes ? sizeof(Quad) : 4));
+  int32_t* quads = static_cast<int32_t*>(scratch(0, size_t(count) * (kBlock + 8)));
+  float* scales = reinterpret_cast<float*>(quads + count * 8);
   float* sums = scales + count;
   int32_t* starts = reinterpret_cast<int32_t*>(sums);
   auto lay = [=](int32_t row, int32_t rows, int32_t first, int32_t end) {
@@ -294,10 +296,8 @@ inline Inputs layOut(const float* x, const Matrix& w, int32_t n) {
       }
       V16f scale;
       V16i sum;
-      roundBlocks(from, count, scale, sum, [=](int i, V16i low, V16i high) {
-        if (bytes) storeQuads(quads + (at + i) * 8, low, high);
-        else storeBytes(reinterpret_cast<int8_t*>(nibbleQuads + (at + i) * 8), low, high);
-      });
+      roundBlocks(from, count, bytes, scale, sum,
+                  [=](int i, V16i low, V16i high) { storeBytes(reinterpret_cast<int8_t*>(quads + (at + i) * 8), low, high); });
       storeUpTo16(scales + at, scale, count);
       const V16f total = toFloat(sum);
       if (bytes) storeUpTo16(reinterpret_cast<float*>(starts + at), bitsAsFloat(toInt(mul(total, set1(-128)))), count);
@@ -306,7 +306,6 @@ inline Inputs layOut(const float* x, const Matrix& w, int32_t n) {
   };
   forPieces(n, most, cols, lay);
   in.quads = quads;
-  in.nibbleQuads = nibbleQuads;
   in.scales = scales;
   in.starts = starts;
   in.sums = sums;

@@ -15,8 +15,8 @@ struct V16f { __m256 a, b; };
 struct V16i { __m256i a, b; };
 struct V64b { __m256i a, b; };
 
-// 16 registers. Four rows of int32 or f32 accumulators are eight of them; weights, a broadcast input and temporaries take the rest.
-constexpr int kRowsInt = 4;
+// 16 registers. Six rows of int32 or f32 accumulators are twelve of them; weights, a broadcast input and a temporary take the rest.
+constexpr int kRowsInt = 6;
 constexpr int kRowsF32 = 6;
 constexpr int kF32TwoTiles = 2;  // up to here two tiles side by side fit
 
@@ -152,38 +152,22 @@ inline V64b highNibbles(V64b x) {
   return {_mm256_and_si256(_mm256_srli_epi16(x.a, 4), mask), _mm256_and_si256(_mm256_srli_epi16(x.b, 4), mask)};
 }
 
-// Four int8 inputs as int16, even ones first: 255·127 is too large for the 16-bit sums of the byte product, so bytes are multiplied as
-// 16-bit pairs. Even and odd bytes of a word come apart with a mask and a shift.
-using Quad = int64_t;
-inline void storeQuads(Quad* to, V16i x) {
-  const __m256i words = _mm256_packs_epi32(x.a, x.b);  // quads 0, 2, 1, 3
-  const __m256i evenFirst = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(words, 0xd8), 0xd8);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permute4x64_epi64(evenFirst, 0xd8));
-}
-inline void storeQuads(Quad* to, V16i low, V16i high) {
-  storeQuads(to, low);
-  storeQuads(to + 4, high);
+// Two byte products are added in 16 bits, which hold 255 · 128: so no two neighbouring int8 inputs may add up to more, whatever the weights.
+// 127 of their sum, as of each alone, leaves room for both being rounded up. Of opposite signs they take from each other.
+inline V16f byteReach(V16f x) {
+  const V16f pairs = {_mm256_add_ps(x.a, _mm256_permute_ps(x.a, 0xb1)), _mm256_add_ps(x.b, _mm256_permute_ps(x.b, 0xb1))};
+  return max(abs(x), abs(pairs));
 }
 // A running sum stays one: the compiler would add products to each other first, which needs more registers than there are.
 inline void hold(__m256i& x) { asm("" : "+x"(x)); }
 // Leaves a value in memory where registers are needed more: the compiler would rather spill what the inner loop uses.
 inline void park(V16f& x) { asm volatile("" : "+m"(x.a), "+m"(x.b)); }
-struct Bytes { __m256i evenA, oddA, evenB, oddB; };
-inline Bytes bytes(V64b w) {
-  const __m256i even = _mm256_set1_epi16(0xff);
-  return {_mm256_and_si256(w.a, even), _mm256_srli_epi16(w.a, 8), _mm256_and_si256(w.b, even), _mm256_srli_epi16(w.b, 8)};
-}
-inline V16i dotBytes(V16i acc, const Bytes& w, const Quad& x) {
-  const int32_t* pairs = reinterpret_cast<const int32_t*>(&x);
-  __m256i even = _mm256_set1_epi32(pairs[0]);
-  acc.a = _mm256_add_epi32(acc.a, _mm256_madd_epi16(w.evenA, even));
+// acc + sum of four products per lane.
+inline V16i dotBytes(V16i acc, V64b w, const int32_t& x) {
+  const __m256i xs = _mm256_set1_epi32(x), one = _mm256_set1_epi16(1);
+  acc.a = _mm256_add_epi32(acc.a, _mm256_madd_epi16(_mm256_maddubs_epi16(w.a, xs), one));
   hold(acc.a);
-  acc.b = _mm256_add_epi32(acc.b, _mm256_madd_epi16(w.evenB, even));
-  hold(acc.b);
-  __m256i odd = _mm256_set1_epi32(pairs[1]);
-  acc.a = _mm256_add_epi32(acc.a, _mm256_madd_epi16(w.oddA, odd));
-  hold(acc.a);
-  acc.b = _mm256_add_epi32(acc.b, _mm256_madd_epi16(w.oddB, odd));
+  acc.b = _mm256_add_epi32(acc.b, _mm256_madd_epi16(_mm256_maddubs_epi16(w.b, xs), one));
   hold(acc.b);
   return acc;
 }

@@ -105,14 +105,11 @@ inline V64b load64(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 inline V64b lowNibbles(V64b a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
 inline V64b highNibbles(V64b a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
 
-using Quad = int32_t;  // four int8 inputs
-inline void storeQuads(Quad* to, V16i low, V16i high) { storeBytes(reinterpret_cast<int8_t*>(to), low, high); }
+inline V16f byteReach(V16f x) { return abs(x); }
 inline void park(V16f&) {}  // registers suffice
-using Bytes = V64b;
-inline Bytes bytes(V64b w) { return w; }
 // acc + sum of four products per lane. Written out because GCC 12 does not fold the broadcast into the product: a broadcast for
 // every product takes 13 to 15 % more time.
-inline V16i dotBytes(V16i acc, const Bytes& w, const Quad& x) {
+inline V16i dotBytes(V16i acc, V64b w, const int32_t& x) {
 #if defined(EAGLET_EMULATED_AVX512)
   return {_mm512_dpbusd_epi32(acc.v, w.v, _mm512_set1_epi32(x))};
 #else

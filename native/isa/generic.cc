@@ -132,13 +132,10 @@ inline V64b highNibbles(V64b a) {
   return a;
 }
 
-using Quad = int32_t;  // four int8 inputs
-inline void storeQuads(Quad* to, V16i low, V16i high) { storeBytes(reinterpret_cast<int8_t*>(to), low, high); }
+inline V16f byteReach(V16f x) { return abs(x); }
 inline void park(V16f&) {}  // registers suffice
-using Bytes = V64b;
-inline const Bytes& bytes(const V64b& w) { return w; }
 // acc + sum of four products per lane.
-inline V16i dotBytes(V16i acc, const Bytes& w, const Quad& x) {
+inline V16i dotBytes(V16i acc, const V64b& w, const int32_t& x) {
   int8_t xs[4];
   std::memcpy(xs, &x, 4);
   for (int i = 0; i < 16; i++)

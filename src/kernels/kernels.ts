@@ -147,7 +147,7 @@ export interface Kernels {
   /**
    * out [n, W.rows] = x [n, W.cols] · Wᵀ (+ residual [n, W.rows]). q8 and q4 quantise x to int8 per row and block of 32
    * (scale = max|x|/127 in f32, x·(127/max|x|) rounded half to even), multiply in integers, and accumulate f32 over blocks in order.
-   * `residual` may be `out`.
+   * Beside q8 the AVX2 table takes for max|x| the largest of |x[2i]|, |x[2i+1]| and |x[2i] + x[2i+1]|. `residual` may be `out`.
    */
   matmul(out: Float32Array, x: Float32Array, weight: PackedMatrix, n: number, residual: Float32Array | null): void;
 

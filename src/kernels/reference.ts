@@ -23,7 +23,12 @@ import { gradients } from './reference-gradients.ts';
 
 const { fround } = Math;
 
-export function createReferenceKernels(): Kernels {
+export interface ReferenceOptions {
+  /** Inputs of q8 products are rounded as the AVX2 table rounds them (`byteReach`): by default as all others do, by their largest alone. */
+  readonly pairsFit?: boolean;
+}
+
+export function createReferenceKernels(options: ReferenceOptions = {}): Kernels {
   return checked({
     isa: 'reference',
     threads: 1,
@@ -35,7 +40,7 @@ export function createReferenceKernels(): Kernels {
     },
     pack,
     gatherRows,
-    matmul,
+    matmul: matmul(options.pairsFit ? pairReach : largestMagnitude),
     rmsNorm,
     rope,
     storeKv,
@@ -259,17 +264,36 @@ const gatherRows: Kernels['gatherRows'] = (out, outStride, matrix, ids, count) =
 
 // Matrix product
 
-const matmul: Kernels['matmul'] = (out, x, weight, n, residual) => {
-  const sums = new Float64Array(n);
-  const accumulate = weight.dtype === 'f32' ? sumsOfFloats(x, weight, n) : sumsOfBlocks(x, weight, weight.dtype, n);
-  for (let row = 0; row < weight.rows; row++) {
-    accumulate(sums, row);
-    for (let i = 0; i < n; i++) {
-      const at = i * weight.rows + row;
-      out[at] = residual === null ? sums[i]! : residual[at]! + sums[i]!;
+const matmul =
+  (byteReach: Reach): Kernels['matmul'] =>
+  (out, x, weight, n, residual) => {
+    const sums = new Float64Array(n);
+    const { dtype } = weight;
+    const accumulate =
+      dtype === 'f32'
+        ? sumsOfFloats(x, weight, n)
+        : sumsOfBlocks(x, weight, dtype, n, dtype === 'q8' ? byteReach : largestMagnitude);
+    for (let row = 0; row < weight.rows; row++) {
+      accumulate(sums, row);
+      for (let i = 0; i < n; i++) {
+        const at = i * weight.rows + row;
+        out[at] = residual === null ? sums[i]! : residual[at]! + sums[i]!;
+      }
     }
+  };
+
+/** What becomes 127 where x[start .. end) is rounded to int8. */
+type Reach = (x: Float32Array, start: number, end: number) => number;
+
+/** The largest of inputs and of sums of two neighbours: where two byte products are added in 16 bits. */
+function pairReach(x: Float32Array, start: number, end: number): number {
+  let reach = largestMagnitude(x, start, end);
+  for (let i = start; i + 1 < end; i += 2) {
+    const sum = Math.abs(fround(x[i]! + x[i + 1]!));
+    if (sum > reach) reach = sum;
   }
-};
+  return reach;
+}
 
 /** sums[i] = x[i, ·] · W[row, ·], inputs in ascending order. */
 type Accumulate = (sums: Float64Array, row: number) => void;
@@ -288,9 +312,15 @@ function sumsOfFloats(x: Float32Array, weight: PackedMatrix, n: number): Accumul
 }
 
 /** Integer products inside a block, then blocks in ascending order. */
-function sumsOfBlocks(x: Float32Array, weight: PackedMatrix, dtype: QuantisedDtype, n: number): Accumulate {
+function sumsOfBlocks(
+  x: Float32Array,
+  weight: PackedMatrix,
+  dtype: QuantisedDtype,
+  n: number,
+  reach: Reach,
+): Accumulate {
   const blocks = blocksOf(weight.cols);
-  const inputs = quantiseInputs(x, n, weight.cols);
+  const inputs = quantiseInputs(x, n, weight.cols, reach);
   const block = newBlock();
   return (sums, row) => {
     sums.fill(0);
@@ -319,7 +349,7 @@ interface QuantisedInputs {
   readonly scales: Float32Array; // [n, blocks]
 }
 
-function quantiseInputs(x: Float32Array, n: number, cols: number): QuantisedInputs {
+function quantiseInputs(x: Float32Array, n: number, cols: number, reach: Reach): QuantisedInputs {
   const blocks = blocksOf(cols);
   const codes = new Int8Array(n * blocks * BLOCK);
   const scales = new Float32Array(n * blocks);
@@ -327,7 +357,7 @@ function quantiseInputs(x: Float32Array, n: number, cols: number): QuantisedInpu
     for (let b = 0; b < blocks; b++) {
       const start = i * cols + b * BLOCK;
       const count = Math.min(BLOCK, cols - b * BLOCK);
-      const largest = largestMagnitude(x, start, start + count);
+      const largest = reach(x, start, start + count);
       const inverse = largest === 0 ? 0 : fround(127 / largest);
       scales[i * blocks + b] = largest / 127;
       for (let k = 0; k < count; k++) {

@@ -45,13 +45,14 @@ import { EXP_ROUNDINGS, EXP_VANISHES, sumError } from '../support/rounding.ts';
 const ROWS = [1, 15, 16, 17, 33, 331];
 /** Inputs on both sides of the block of 32. */
 const COLS = [1, 31, 32, 33, 64, 100, 576];
-/** Batch rows on both sides of every pass (2 or 8 rows) and of the chunk of 4. */
+/** Batch rows on both sides of every pass (2, 6 or 8 rows) and of the chunk of 4. */
 const COUNTS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 17];
 const MOST = 17;
 /** Elements on both sides of the vector of 16. */
 const WIDTHS = [1, 2, 15, 16, 17, 31, 33, 100, 576];
 
 const reference = createReferenceKernels();
+const pairsFitting = createReferenceKernels({ pairsFit: true });
 
 describe.each(nativeTableList())('$isa', (table) => {
   let kernels: Kernels;
@@ -67,7 +68,8 @@ describe.each(nativeTableList())('$isa', (table) => {
         const values = awkwardFloats(random, rows * cols, LARGEST_WEIGHT);
         const x = awkwardFloats(random, MOST * cols, 1e15);
         const residual = awkwardFloats(random, MOST * rows, 1e15);
-        const judge = matmulJudge(dtype, rows, cols, values, x);
+        const oracle = table.isa === 'avx2' ? pairsFitting : reference;
+        const judge = matmulJudge(oracle, dtype, rows, cols, values, x);
         const weight = packed(kernels, dtype, rows, cols, values);
         for (const n of COUNTS) {
           const xs = x.slice(0, n * cols);
@@ -82,6 +84,46 @@ describe.each(nativeTableList())('$isa', (table) => {
         }
       }
     });
+  });
+
+  // Products of bytes are added in pairs, on AVX2 in 16 bits: the largest there are, of every sign.
+  test('sums of the largest bytes hold', () => {
+    const [rows, cols] = [32, 64];
+    const codes = [-128, -127, 127];
+    const source = new Uint8Array((rows * cols * 34) / 32);
+    const one = floatToHalf(1);
+    for (let i = 0; i < source.length; i++) {
+      const [block, at] = [Math.floor(i / 34), i % 34];
+      source[i] = at < 2 ? one >> (8 * at) : codes[(at * at + block * 7) % 3]!;
+    }
+    const weight = emptyMatrix(kernels, 'q8', rows, cols);
+    const everyRow = Int32Array.from({ length: rows }, (_, row) => row);
+    kernels.pack(weight, 0, source, 'Q8_0', everyRow);
+    const exact = new Float32Array(rows * cols);
+    kernels.gatherRows(exact, cols, weight, everyRow, rows);
+    const patterns = [
+      [1, 1],
+      [-1, -1],
+      [1, -1],
+      [1, 0],
+      [1, 0.5, -0.5, -1],
+      [127, 126, 1, 2],
+    ];
+    const n = patterns.length;
+    const x = Float32Array.from({ length: n * cols }, (_, i) => {
+      const pattern = patterns[Math.floor(i / cols)]!;
+      return pattern[i % pattern.length]!;
+    });
+    const out = new Float32Array(n * rows);
+    kernels.matmul(out, x, weight, n, null);
+    const want = Float32Array.from(out, (_, i) => {
+      let sum = 0;
+      for (let k = 0; k < cols; k++) sum += x[Math.floor(i / rows) * cols + k]! * exact[(i % rows) * cols + k]!;
+      return sum;
+    });
+    // Half a step of each input, of at most twice the largest over 127, times the largest weight.
+    const tolerance = (i: number) => (cols * 128 * (Math.floor(i / rows) === n - 1 ? 127 : 1)) / 127;
+    assertWithin(out, want, tolerance, 'largest bytes');
   });
 
   describe.each(['q8', 'q4'] as const)('matmul of %s', (dtype) => {
@@ -352,10 +394,17 @@ const LARGEST_WEIGHT = 6e4;
 const TINY_INPUT = 127 / 3.4028234663852886e38;
 
 /** Throws where rows of x [MOST, cols] · valuesᵀ are further from the reference than rounding explains. */
-function matmulJudge(dtype: WeightDtype, rows: number, cols: number, values: Float32Array, x: Float32Array) {
+function matmulJudge(
+  oracle: Kernels,
+  dtype: WeightDtype,
+  rows: number,
+  cols: number,
+  values: Float32Array,
+  x: Float32Array,
+) {
   const weight = packed(reference, dtype, rows, cols, values);
   const product = new Float32Array(MOST * rows);
-  reference.matmul(product, x, weight, MOST, null);
+  oracle.matmul(product, x, weight, MOST, null);
   const magnitudes = new Float32Array(MOST * rows);
   const bounds = packed(reference, 'f32', rows, cols, weightBounds(weight, values));
   reference.matmul(magnitudes, dtype === 'f32' ? x.map(Math.abs) : inputBounds(x, cols), bounds, MOST, null);
@@ -365,7 +414,7 @@ function matmulJudge(dtype: WeightDtype, rows: number, cols: number, values: Flo
   // A term is a product of at most three factors (input scale, weight scale, integer); then terms - 1 additions to the first, the
   // residual, and the reference's rounding.
   const roundings = 2 + (terms - 1) + 2;
-  // A code of a tiny block is anything in -128..127, and its scale is largest/127.
+  // A code of a tiny block is anything in -128..127, and its scale is below TINY_INPUT/127.
   const left = dtype === 'f32' ? 0 : cols * (255 / 127) * TINY_INPUT * LARGEST_WEIGHT;
   const wanted = new Float32Array(MOST * rows);
 
@@ -390,9 +439,9 @@ function weightBounds(weight: PackedMatrix, values: Float32Array): Float32Array 
   return bounds;
 }
 
-/** |x| as int8 at most: half a step of largest/127 more. */
+/** |x| as int8 at most: half a step more, and a step is 1/127 of the largest, or of two neighbours' sum. */
 const inputBounds = (x: Float32Array, cols: number): Float32Array =>
-  x.map((value, i) => Math.abs(value) + largestOfBlock(x, i, cols) / 254);
+  x.map((value, i) => Math.abs(value) + largestOfBlock(x, i, cols) / 127);
 
 /** max |x| of the block of 32 that element i of a [·, cols] matrix lies in. */
 function largestOfBlock(x: Float32Array, i: number, cols: number): number {
