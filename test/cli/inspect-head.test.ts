@@ -105,9 +105,12 @@ describe('a head that fits', () => {
   test('the shipped head, in words', async () => {
     const { code, stdout } = await eaglet(['inspect', HEAD, '--target', 'smollm2-135m-instruct']);
     expect(code).toBe(0);
-    const [, share] = /agreement +(\d+) % of 256 next tokens guessed right/.exec(stdout)!;
+    const [, share, tokens] = /agreement +(\d+) % of (\d+) next tokens guessed right/.exec(stdout)!;
     expect(Number(share)).toBeGreaterThan(40);
     expect(Number(share)).toBeLessThan(75);
+    // 64 of each answer; the target may end one earlier, which differs between instruction sets.
+    expect(Number(tokens)).toBeGreaterThan(192);
+    expect(Number(tokens)).toBeLessThanOrEqual(256);
     expect(stdout).toContain("the target's own greedy answers to 4 short prompts");
     expect(stdout).toMatch(/verdict +plausible:/);
     expect(stdout).toMatch(/fits {2}hidden size +576, as the target's\n/);
