@@ -105,7 +105,7 @@ inline V64b load64(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 inline V64b lowNibbles(V64b a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
 inline V64b highNibbles(V64b a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
 
-inline V16f byteReach(V16f x) { return abs(x); }
+inline V16f byteReach(V16f x) { return abs(x); }  // sums of 32 bits hold any bytes
 inline void park(V16f&) {}  // registers suffice
 // acc + sum of four products per lane. Written out because GCC 12 does not fold the broadcast into the product: a broadcast for
 // every product takes 13 to 15 % more time.

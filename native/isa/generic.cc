@@ -132,7 +132,7 @@ inline V64b highNibbles(V64b a) {
   return a;
 }
 
-inline V16f byteReach(V16f x) { return abs(x); }
+inline V16f byteReach(V16f x) { return abs(x); }  // sums of 32 bits hold any bytes
 inline void park(V16f&) {}  // registers suffice
 // acc + sum of four products per lane.
 inline V16i dotBytes(V16i acc, const V64b& w, const int32_t& x) {
