@@ -238,12 +238,9 @@ struct InputBlock {
 // maximum and its sum and on dividing than on all else.
 template <class Put>
 inline void roundBlocks(const InputBlock* blocks, int count, bool bytes, V16f& scales, V16i& sums, Put put) {
+  auto reach = [bytes](V16f x) { return bytes ? byteReach(x) : abs(x); };
   V16f largest[kRounded];
-  for (int i = 0; i < kRounded; i++) {
-    if (i >= count) largest[i] = set1(0);
-    else if (bytes) largest[i] = max(byteReach(blocks[i].low()), byteReach(blocks[i].high()));
-    else largest[i] = max(abs(blocks[i].low()), abs(blocks[i].high()));
-  }
+  for (int i = 0; i < kRounded; i++) largest[i] = i < count ? max(reach(blocks[i].low()), reach(blocks[i].high())) : set1(0);
   const V16f most = maxOfEach(largest), byteRange = set1(127);
   scales = div(most, byteRange);
   alignas(64) float inverses[kRounded];

@@ -62,13 +62,13 @@ describe.each(nativeTableList())('$isa', (table) => {
   afterAll(() => kernels.dispose());
 
   describe.each(WEIGHT_DTYPES)('matmul of %s', (dtype) => {
+    const oracle = table.isa === 'avx2' && dtype === 'q8' ? pairsFitting : reference;
     test.each(COLS)('%d inputs', (cols) => {
       for (const rows of ROWS) {
         const random = xorshift(rows * 1000 + cols);
         const values = awkwardFloats(random, rows * cols, LARGEST_WEIGHT);
         const x = awkwardFloats(random, MOST * cols, 1e15);
         const residual = awkwardFloats(random, MOST * rows, 1e15);
-        const oracle = table.isa === 'avx2' ? pairsFitting : reference;
         const judge = matmulJudge(oracle, dtype, rows, cols, values, x);
         const weight = packed(kernels, dtype, rows, cols, values);
         for (const n of COUNTS) {
@@ -407,7 +407,7 @@ function matmulJudge(
   oracle.matmul(product, x, weight, MOST, null);
   const magnitudes = new Float32Array(MOST * rows);
   const bounds = packed(reference, 'f32', rows, cols, weightBounds(weight, values));
-  reference.matmul(magnitudes, dtype === 'f32' ? x.map(Math.abs) : inputBounds(x, cols), bounds, MOST, null);
+  reference.matmul(magnitudes, dtype === 'f32' ? x.map(Math.abs) : inputBounds(x, cols, oracle), bounds, MOST, null);
 
   // What is added up in f32. Inside a block integers are multiplied, which is exact, and the sum, below 2^24, becomes an f32 exactly.
   const terms = { f32: cols, q8: Math.ceil(cols / BLOCK), q4: 2 * Math.ceil(cols / BLOCK) }[dtype];
@@ -439,9 +439,9 @@ function weightBounds(weight: PackedMatrix, values: Float32Array): Float32Array 
   return bounds;
 }
 
-/** |x| as int8 at most: half a step more, and a step is 1/127 of the largest, or of two neighbours' sum. */
-const inputBounds = (x: Float32Array, cols: number): Float32Array =>
-  x.map((value, i) => Math.abs(value) + largestOfBlock(x, i, cols) / 127);
+/** |x| as int8 at most: half a step of largest/127 more, where pairs have to fit of two neighbours' sum, at most twice as much. */
+const inputBounds = (x: Float32Array, cols: number, oracle: Kernels): Float32Array =>
+  x.map((value, i) => Math.abs(value) + largestOfBlock(x, i, cols) / (oracle === pairsFitting ? 127 : 254));
 
 /** max |x| of the block of 32 that element i of a [·, cols] matrix lies in. */
 function largestOfBlock(x: Float32Array, i: number, cols: number): number {
