@@ -25,6 +25,7 @@ import { DisposedError, RequestError } from './errors.ts';
 import { createKernels } from './kernels/choose.ts';
 import type { KernelClock } from './kernels/clocked.ts';
 import type { Kernels } from './kernels/kernels.ts';
+import { addonPath } from './kernels/native.ts';
 import type { KvCache } from './model/kv-cache.ts';
 import { loadTarget } from './model/registry.ts';
 import type { TargetModel } from './model/target.ts';
@@ -433,6 +434,7 @@ function knownCosts(kernels: Kernels, model: string, options: EngineOptions): Kn
     dtype: options.dtype ?? 'auto',
     model: fingerprint(model),
     version: packageInfo().version,
+    addon: fingerprint(addonPath),
   };
   return new KnownCosts(join(options.cacheDir ?? defaultCacheDir(), 'costs'), machine, options.remeasure ?? false);
 }

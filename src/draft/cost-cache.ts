@@ -19,8 +19,10 @@ export interface CostKey {
   readonly model: string;
   /** Whose forwards: `target`, or the files of a model that drafts. */
   readonly forwards: string;
-  /** Of eaglet: kernels get faster. */
+  /** Of eaglet: what is measured, and how, changes. */
   readonly version: string;
+  /** The add-on's file: another build has other kernels. */
+  readonly addon: string;
 }
 
 /** Curves that have learned from this many forwards are better than those of the next load. */

@@ -11,12 +11,12 @@ export interface DraftForwards extends Disposable {
 }
 
 /** In the order in which they are measured: should the time run out, the curve is known roughly rather than in part. */
-export const TARGET_ROWS = [1, 8, 4, 2, 3, 6, 16, 12, MOST_ROWS, 24] as const;
+export const TARGET_ROWS = [1, 8, 4, 2, 16, 3, 6, 12, MOST_ROWS, 24] as const;
 export const DRAFT_ROWS = [1, 8, 2, 4] as const;
 /** Attention has another way with each of the first few rows; then it costs by the row. */
 const CONTEXT_ROWS = [1, 8, 2, 4, 3, 16, MOST_ROWS] as const;
 
-/** Loading is meant to take about a second: measuring may add a quarter. A forward that has begun is waited for. */
+/** Loading is meant to take about a second: measuring may add a quarter. No forward is begun that would end later. */
 const STEADY_BUDGET_MS = 50;
 const TARGET_BUDGET_MS = 150;
 const CONTEXT_BUDGET_MS = 30;
@@ -107,21 +107,26 @@ export function fillFlat(batch: ForwardBatch, cache: KvCache, rows: number): voi
 }
 
 /**
- * The quickest of a few turns through all sizes. Two sizes are measured in any case, more while the time lasts. What disturbs a measurement
+ * The quickest of a few turns through all sizes. Two sizes are measured in any case, others while they end in time. What disturbs a measurement
  * makes it longer, and more rows take no less time than fewer: so a size costs at most what was measured for any larger one.
  */
 function measure(sizes: readonly number[], budgetMs: number, forward: (rows: number) => void): CostCurve {
-  const fastest: number[] = [];
-  const began = performance.now();
+  const end = performance.now() + budgetMs;
+  const quickest = new Map<number, number>();
   forward(sizes[1]!); // first touch of weights, code and scratch
   for (let turn = 0; turn < MOST_REPEATS; turn++) {
-    for (const [i, rows] of sizes.entries()) {
+    for (const rows of sizes) {
       const start = performance.now();
-      if (start - began > budgetMs && fastest.length >= 2) break;
+      if (quickest.size >= 2 && start + costAt(rising(quickest), rows) > end) continue;
       forward(rows);
-      fastest[i] = Math.min(fastest[i] ?? Number.POSITIVE_INFINITY, performance.now() - start);
+      quickest.set(rows, Math.min(quickest.get(rows) ?? Number.POSITIVE_INFINITY, performance.now() - start));
     }
   }
-  const points = fastest.map((ms, i) => ({ rows: sizes[i]!, ms })).sort((a, b) => a.rows - b.rows);
+  return rising(quickest);
+}
+
+/** @param quickest milliseconds by rows. */
+function rising(quickest: ReadonlyMap<number, number>): CostCurve {
+  const points = Array.from(quickest, ([rows, ms]) => ({ rows, ms })).sort((a, b) => a.rows - b.rows);
   return points.map(({ rows }, i) => ({ rows, ms: Math.min(...points.slice(i).map(({ ms }) => ms)) }));
 }

@@ -150,7 +150,7 @@ interface NativeTable {
 }
 
 /** `EAGLET_ADDON` names another build of the add-on: one with sanitizers, say (scripts/sanitize.mjs). */
-const addonPath =
+export const addonPath =
   process.env.EAGLET_ADDON ?? fileURLToPath(new URL('../../build/Release/eaglet.node', import.meta.url));
 
 let loaded: Readonly<Record<string, NativeTable>> | undefined;

@@ -147,7 +147,7 @@ describe('a curve that learns', () => {
 });
 
 describe('costs of an earlier load', () => {
-  const machine = { cpu: 'c', isa: 'avx2', threads: 2, dtype: 'q8', model: 'm', version: '0' };
+  const machine = { cpu: 'c', isa: 'avx2', threads: 2, dtype: 'q8', model: 'm', version: '0', addon: 'a' };
   const key: CostKey = { ...machine, forwards: 'target' };
   const curve: CostCurve = [
     { rows: 1, ms: 1 },
@@ -186,6 +186,7 @@ describe('costs of an earlier load', () => {
       { isa: 'x' },
       { cpu: 'd' },
       { version: '1' },
+      { addon: 'b' },
     ])
       expect(new CostCache(join(directory, 'costs'), { ...key, ...other }).read()).toBeUndefined();
   });

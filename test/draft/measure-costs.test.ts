@@ -51,6 +51,16 @@ describe('costs measured at load', () => {
     expect(machine.now).toBeLessThan(300);
   });
 
+  it('leave out the sizes that would end too late, the least useful first', () => {
+    using target = tinyTarget(kernels);
+    const machine = new Machine();
+    machine.run(target, (rows) => 14 + rows, 1e-5);
+    const curve = measureTarget(target);
+    expect(curve.map(({ rows }) => rows)).toEqual([1, 2, 3, 4, 8, 16]);
+    for (const { rows, ms } of curve) expect(ms).toBeCloseTo(14 + rows, 9);
+    expect(machine.now).toBeLessThan(250);
+  });
+
   it('are those of two sizes where a forward takes longer than all were to take', () => {
     using target = tinyTarget(kernels);
     const machine = new Machine();
