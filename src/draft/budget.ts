@@ -35,6 +35,11 @@ const SHORTEST_PAUSE = PLAIN_LOOK;
 const LOOK_SHARE = 0.01;
 /** Forwards of the target between looks, at least and at most. */
 const PLAIN_KNOWN_FOR = [64, 1024] as const;
+/**
+ * What was measured too dear at load would never be tried, and so never be known better: one round with drafts in so many takes sizes that are
+ * not known yet for what they may cost at best.
+ */
+const HOPE_EVERY = 8;
 /** A trial costs about a plain round; in 256 that is nothing. */
 const LONGEST_PAUSE = 256;
 
@@ -59,6 +64,7 @@ export class TreeBudget {
   readonly #promised = new Float64Array(MOST_NODES + 1);
   #promise = 0; // of the tree chosen last
   #chosen = false; // whether that was in this round
+  #hopes = false; // whether it was chosen by what sizes may cost at best
   #promisedByChosen = 0;
   #accepted = 0;
 
@@ -91,6 +97,7 @@ export class TreeBudget {
   /** A round begins. @param context tokens before its root. */
   begin(context: number): void {
     this.#context = context;
+    this.#hopes = false;
   }
 
   /** Milliseconds of the target's forward in this round, if its tree has so many nodes. */
@@ -182,15 +189,18 @@ export class TreeBudget {
     const trust = this.#trust.share;
     const promised = this.#promised;
     let size = 1;
-    let most = -price * this.forwardMs(1);
+    let forwardMs = this.forwardMs(1);
+    let most = -price * forwardMs;
     let drafts = 0;
     this.#promises++;
+    this.#hopes = this.#promises % HOPE_EVERY === 0;
     this.#chosen = true;
     this.#promise = 0;
     for (let nodes = 2; nodes <= MOST_NODES; nodes++) {
       if (nodes <= count + 1) drafts += reach[order[nodes - 2]!]!;
       promised[nodes] = promised[nodes]! + (drafts - promised[nodes]!) / this.#promises;
-      const worth = trust * drafts - price * this.forwardMs(nodes);
+      forwardMs = this.#hopes ? this.target.hoped(nodes, this.#context, forwardMs) : this.forwardMs(nodes);
+      const worth = trust * drafts - price * forwardMs;
       if (nodes > count + 1 || worth <= most) continue;
       most = worth;
       size = nodes;
@@ -222,7 +232,7 @@ export class TreeBudget {
     this.rounds++;
     this.#tokens += tokens - this.#tokens / RATE_ROUNDS;
     this.#plainRoundsWorth += ms / this.plainMs - this.#plainRoundsWorth / RATE_ROUNDS;
-    if (draftMs !== undefined) this.#judge(won);
+    if (draftMs !== undefined && !this.#hopes) this.#judge(won);
   }
 
   /**

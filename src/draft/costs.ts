@@ -57,6 +57,10 @@ const MEASURED_SIZE = 4;
 const NEAR = 3;
 const NEAR_SHARE = 0.5;
 const NEAR_ABOVE = 2;
+/** Forwards of a size that tell what it costs: from then on what decoding showed outweighs what was measured at load. */
+const KNOWN_AFTER = 6;
+/** Until then it may cost this much less: at load, in busy moments, sizes were measured up to 1.7 times too slow (docs/log.md, 2026-11-29). */
+const HOPE = 0.4;
 /** A forward that something interrupted says little: surprises are cut to this ratio. */
 const LARGEST_SURPRISE = 2;
 /**
@@ -111,6 +115,12 @@ export class ForwardCost {
   /** Milliseconds of a forward of plain decoding, which looks at one row after another. */
   plain(context = 0): number {
     return this.#plainMs + context * this.#tokenMs[1]!;
+  }
+
+  /** As `at` where the size is known; else what it may cost at best, which is no less than what one row less may: `fewerMs`. */
+  hoped(rows: number, context: number, fewerMs: number): number {
+    const believed = this.at(rows, context);
+    return this.#visits[rows]! >= KNOWN_AFTER ? believed : Math.max(fewerMs, believed * (1 - HOPE));
   }
 
   /** Forwards since one of plain decoding was seen. What was measured at load is believed a quarter as long as what decoding showed. */

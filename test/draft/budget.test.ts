@@ -217,6 +217,20 @@ describe('what is expected is what comes', () => {
   });
 });
 
+it('finds out that sizes it never used cost less than a busy moment at load said', () => {
+  const targetMs = (rows: number): number => 16 + 0.5 * rows;
+  const world: World = { targetMs, headMs: () => 1, stands: (said) => said };
+  const dear = curveOf((rows) => targetMs(rows) * (rows > 2 ? 1.7 : 1));
+  const informed = auto(world);
+  const misled = new BudgetGrower(new TreeBudget(costsFrom({ target: dear, draft: curveOf(world.headMs) })), 1000);
+  decode(informed, world, 500);
+  const early = decode(misled, world, 60);
+  decode(misled, world, 440);
+  const [best, late] = [informed, misled].map((grower) => decode(grower, world, 500, 500)) as [Outcome, Outcome];
+  expect(early.size).toBeLessThan(0.5 * best.size);
+  expect(rate(late)).toBeGreaterThan(0.95 * rate(best));
+});
+
 it('follows the text: large trees where guesses stand, small ones where they do not', () => {
   const world = { ...machine(1, 0.4), stands: (said: number, round: number) => said * (round < 400 ? 1 : 0.35) };
   const grower = auto(world);
