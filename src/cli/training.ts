@@ -3,7 +3,7 @@
  * checkpoints, interruption and curves, and the report. What learns, and how it is saved, is a course's.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Command } from 'commander';
 import { hashModel } from '../checkpoint/hash.ts';
@@ -145,6 +145,7 @@ export async function train<Run extends TrainingRun>(flags: TrainingFlags, cours
     targetSha256: sha256,
     trainer: `eaglet ${packageInfo().version}`,
     machine: `${engine.kernels.isa}, ${engine.kernels.threads} threads`,
+    data: dataOf(flags),
     texts: features.texts,
     tokens: features.tokens,
     skipped: texts.skipped,
@@ -166,6 +167,13 @@ export async function train<Run extends TrainingRun>(flags: TrainingFlags, cours
         ['held back', provenance.agreementByStep.map((share) => `${(100 * share).toFixed(1)} %`).join(', ')],
       ]),
     );
+}
+
+/** Names of what the text came from; none where the model wrote all of it. Where they lie is nobody's business. */
+function dataOf({ conversations, features, prompts }: TrainingFlags): Readonly<Record<string, string[] | undefined>> {
+  const names = (paths: readonly string[] | undefined) => paths?.map((path) => basename(path));
+  const stores = features === undefined ? undefined : [features];
+  return { conversations: names(conversations), features: names(stores), prompts: names(prompts) };
 }
 
 function runOptions({ texts }: TextFeatures, sha256: string, flags: TrainingFlags): RunOptions {

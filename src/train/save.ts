@@ -1,7 +1,7 @@
 /** What was trained as a directory in its published layout: `config.json`, weights as f16 safetensors, and where they come from. */
-import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
-import { syncDirectory } from '../checkpoint/file.ts';
+import { syncDirectory, writeAtomically } from '../checkpoint/file.ts';
 import { type TensorToWrite, writeSafetensors } from '../checkpoint/safetensors.ts';
 import type { EagleHead } from '../draft/eagle-head.ts';
 import type { HeadConfig } from '../draft/head-config.ts';
@@ -129,7 +129,7 @@ export function saveDirectory(
   try {
     rmSync(making, { recursive: true, force: true });
     mkdirSync(making, { recursive: true });
-    const write = (file: string, text: string) => writeFileSync(join(making, file), text);
+    const write = (file: string, text: string) => writeAtomically(join(making, file), [Buffer.from(text)]);
     writeSafetensors(join(making, weights), tensors);
     write('config.json', `${JSON.stringify(config, undefined, 2)}\n`);
     write('provenance.json', `${JSON.stringify(provenance, undefined, 2)}\n`);

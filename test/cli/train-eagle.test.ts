@@ -1,6 +1,6 @@
 /** `eaglet train eagle` and `eaglet eval` as a user meets them, on the real model and a handful of words. */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { openHeadFiles } from '../../src/checkpoint/head.ts';
 import { openSafetensors } from '../../src/checkpoint/safetensors.ts';
@@ -38,6 +38,7 @@ describe('train eagle', () => {
     const provenance = JSON.parse(readFileSync(join(head, 'provenance.json'), 'utf8')) as Record<string, unknown>;
     const settings = { draftVocabSize: 512, lossVocabSize: 600 };
     expect(provenance).toMatchObject({ target: 'smollm2-135m-instruct', texts: 6, settings });
+    expect(provenance.data).toEqual({ conversations: [basename(conversations)] });
     using files = openHeadFiles(head);
     expect(files.config.draftVocabSize).toBe(512);
     expect(readFileSync(join(`${head}.training`, 'curves.svg'), 'utf8')).toMatch(/^<svg/);
