@@ -171,9 +171,12 @@ export async function train<Run extends TrainingRun>(flags: TrainingFlags, cours
 
 /** Names of what the text came from; none where the model wrote all of it. Where they lie is nobody's business. */
 function dataOf({ conversations, features, prompts }: TrainingFlags): Readonly<Record<string, string[] | undefined>> {
-  const names = (paths: readonly string[] | undefined) => paths?.map((path) => basename(path));
-  const stores = features === undefined ? undefined : [features];
-  return { conversations: names(conversations), features: names(stores), prompts: names(prompts) };
+  const names = (paths?: readonly string[]) => paths?.map((path) => basename(path));
+  return {
+    conversations: names(conversations),
+    features: names(features === undefined ? undefined : [features]),
+    prompts: names(prompts),
+  };
 }
 
 function runOptions({ texts }: TextFeatures, sha256: string, flags: TrainingFlags): RunOptions {

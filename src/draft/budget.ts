@@ -64,7 +64,6 @@ export class TreeBudget {
   readonly #promised = new Float64Array(MOST_NODES + 1);
   #promise = 0; // of the tree chosen last
   #chosen = false; // whether that was in this round
-  #hopes = false; // whether it was chosen by what sizes may cost at best
   #promisedByChosen = 0;
   #accepted = 0;
 
@@ -97,7 +96,6 @@ export class TreeBudget {
   /** A round begins. @param context tokens before its root. */
   begin(context: number): void {
     this.#context = context;
-    this.#hopes = false;
   }
 
   /** Milliseconds of the target's forward in this round, if its tree has so many nodes. */
@@ -193,13 +191,13 @@ export class TreeBudget {
     let most = -price * forwardMs;
     let drafts = 0;
     this.#promises++;
-    this.#hopes = this.#promises % HOPE_EVERY === 0;
     this.#chosen = true;
+    const hopes = this.#hopes;
     this.#promise = 0;
     for (let nodes = 2; nodes <= MOST_NODES; nodes++) {
       if (nodes <= count + 1) drafts += reach[order[nodes - 2]!]!;
       promised[nodes] = promised[nodes]! + (drafts - promised[nodes]!) / this.#promises;
-      forwardMs = this.#hopes ? this.target.hoped(nodes, this.#context, forwardMs) : this.forwardMs(nodes);
+      forwardMs = hopes ? this.target.hoped(nodes, this.#context, forwardMs) : this.forwardMs(nodes);
       const worth = trust * drafts - price * forwardMs;
       if (nodes > count + 1 || worth <= most) continue;
       most = worth;
@@ -207,6 +205,11 @@ export class TreeBudget {
       this.#promise = drafts;
     }
     return size;
+  }
+
+  /** Whether this round's tree is chosen by what sizes may cost at best. */
+  get #hopes(): boolean {
+    return this.#chosen && this.#promises % HOPE_EVERY === 0;
   }
 
   /** A forward of the drafter is over. @returns the milliseconds as they are believed. */
@@ -221,6 +224,7 @@ export class TreeBudget {
    * it was not asked.
    */
   settle(tokens: number, nodes: number, forwardMs: number, draftMs: number | undefined): void {
+    const hopes = this.#hopes;
     const expectedMs = this.forwardMs(nodes) + this.#draftMs;
     const expectedTokens = 1 + (this.#chosen ? this.#trust.share * this.#promise : 0);
     const won = expectedTokens - expectedMs / this.plainMs;
@@ -232,7 +236,7 @@ export class TreeBudget {
     this.rounds++;
     this.#tokens += tokens - this.#tokens / RATE_ROUNDS;
     this.#plainRoundsWorth += ms / this.plainMs - this.#plainRoundsWorth / RATE_ROUNDS;
-    if (draftMs !== undefined && !this.#hopes) this.#judge(won);
+    if (draftMs !== undefined && !hopes) this.#judge(won);
   }
 
   /**

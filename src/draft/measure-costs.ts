@@ -116,8 +116,8 @@ function measure(sizes: readonly number[], budgetMs: number, forward: (rows: num
   forward(sizes[1]!); // first touch of weights, code and scratch
   for (let turn = 0; turn < MOST_REPEATS; turn++) {
     for (const rows of sizes) {
+      if (quickest.size >= 2 && performance.now() + costAt(rising(quickest), rows) > end) continue;
       const start = performance.now();
-      if (quickest.size >= 2 && start + costAt(rising(quickest), rows) > end) continue;
       forward(rows);
       quickest.set(rows, Math.min(quickest.get(rows) ?? Number.POSITIVE_INFINITY, performance.now() - start));
     }
