@@ -21,10 +21,10 @@ inline void storeUpTo16(float* p, V16f a, int32_t left) {
 }
 
 // e^x: x = n·ln 2 + r, |r| <= ln 2 / 2, Taylor to r^7 (remainder below 2^-26), ln 2 in two parts (Cody and Waite).
-// Below -87.3 (the smallest normal number) it is 0; from 88.4 on, where n is 128, Infinity.
+// Up to -87.3 (the smallest normal number), and of no number, it is 0; from 88.4 on, where n is 128, Infinity.
 inline V16f exponential(V16f x) {
   const V16f lowest = set1(-87.3f);
-  const uint32_t vanishing = greater(lowest, x);
+  const uint32_t vanishing = ~greater(x, lowest) & 0xffff;
   x = min(max(x, lowest), set1(89.0f));
   const V16f n = roundEven(mul(x, set1(1.44269504f)));
   V16f r = fma(n, set1(-0.693359375f), x);
@@ -113,14 +113,19 @@ void swiglu(float* out, const float* x, int32_t n, int32_t cols) {
   forRows(n, cols, body);
 }
 
-// softmax(x · factor) of `count` values in place, 16-lane partial sums; returns nothing, leaves probabilities.
+// softmax(x · factor) of `count` values, 16-lane partial sums. Where none is above -Infinity there is no law: all 0.
 inline void softmaxRow(float* out, const float* x, int32_t count, float factor) {
   const float lowest = -std::numeric_limits<float>::infinity();
   const int32_t whole = count / 16 * 16, rest = count - whole;
   V16f largest = set1(lowest);
   for (int32_t i = 0; i < whole; i += 16) largest = max(load(x + i), largest);
   if (rest) largest = max(loadN(x + whole, rest, lowest), largest);
-  const V16f top = set1(foldMax(largest)), scale = set1(factor);
+  const float most = foldMax(largest);
+  if (!(most > lowest)) {
+    for (int32_t i = 0; i < count; i++) out[i] = 0;
+    return;
+  }
+  const V16f top = set1(most), scale = set1(factor);
   V16f sums = set1(0);
   for (int32_t i = 0; i < whole; i += 16) {
     const V16f e = exponential(mul(sub(load(x + i), top), scale));

@@ -43,10 +43,3 @@ export function floatToHalf(value: number): number {
 export function bfloatToFloat(bfloat: number): number {
   return fromBits(bfloat << 16);
 }
-
-/** @returns the 16 bits of the nearest bf16; every NaN is the quiet one. */
-export function floatToBfloat(value: number): number {
-  const bits = toBits(value);
-  if ((bits & 0x7fffffff) > 0x7f800000) return ((bits >>> 16) & 0x8000) | 0x7fc0;
-  return (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16;
-}

@@ -198,7 +198,7 @@ export interface Kernels {
   /** out [n, cols] = silu(gate) · up, where x [n, 2·cols] holds gate then up in each row. */
   swiglu(out: Float32Array, x: Float32Array, n: number, cols: number): void;
 
-  /** out [n, cols] = softmax(x · inverseTemperature) per row. `out` may be `x`. -Infinity gives 0. */
+  /** out [n, cols] = softmax(x · inverseTemperature) per row. `out` may be `x`. -Infinity and NaN give 0, in a row of nothing else too. */
   softmax(out: Float32Array, x: Float32Array, n: number, cols: number, inverseTemperature: number): void;
 
   /** out[i] = index of the largest element of row i; ties to the lowest index; NaN never wins (a row of NaN gives 0). */

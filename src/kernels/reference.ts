@@ -419,13 +419,13 @@ const softmax: Kernels['softmax'] = (out, x, n, cols, inverseTemperature) => {
 /** The largest is taken off first: softmax does not change and no exponential overflows. */
 function softmaxInPlace(x: Float64Array, count: number, factor: number): void {
   let largest = -Infinity;
-  for (let i = 0; i < count; i++) largest = Math.max(largest, x[i]!);
+  for (let i = 0; i < count; i++) if (x[i]! > largest) largest = x[i]!;
   let sum = 0;
   for (let i = 0; i < count; i++) {
-    x[i] = Math.exp((x[i]! - largest) * factor);
+    x[i] = x[i]! > -Infinity ? Math.exp((x[i]! - largest) * factor) : 0;
     sum += x[i]!;
   }
-  for (let i = 0; i < count; i++) x[i] = x[i]! / sum;
+  for (let i = 0; sum > 0 && i < count; i++) x[i] = x[i]! / sum;
 }
 
 /** Whether a stands before b, b having come first: larger, or a number where b is none. */

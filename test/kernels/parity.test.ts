@@ -292,6 +292,18 @@ describe.each(nativeTableList())('$isa', (table) => {
     }
   });
 
+  test.each(WIDTHS)('softmax of %d columns that are no numbers, or forbidden', (cols) => {
+    const values = [-Infinity, NaN, 1.5, -2];
+    const x = Float32Array.from({ length: 4 * cols }, (_, i) => {
+      const row = Math.floor(i / cols);
+      return values[row === 2 ? i % 2 : row === 3 ? (i * i) % 4 : row]!;
+    });
+    const [got, want] = both(kernels, 4 * cols, (each, out) => each.softmax(out, x, 4, cols, 1));
+    expect([...got.subarray(0, 3 * cols)]).toEqual(new Array(3 * cols).fill(0));
+    assertWithin(got, want, () => 1e-6, 'with numbers among them');
+    expect(got.every((value, i) => x[i]! > -Infinity || value === 0)).toBe(true);
+  });
+
   describe.each([...WIDTHS, 1000])('of %d columns', (cols) => {
     const { x, rows } = rankingRows(xorshift(cols), cols);
 
