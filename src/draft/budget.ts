@@ -221,9 +221,15 @@ export class TreeBudget {
   /**
    * A round is over.
    * @param tokens it emitted. @param forwardMs of the target over the tree's `nodes`. @param draftMs of the drafter's forwards; undefined where
-   * it was not asked.
+   * it was not asked. @param accepted of the nodes that `treeSize` chose; a drafter may have others beside them.
    */
-  settle(tokens: number, nodes: number, forwardMs: number, draftMs: number | undefined): void {
+  settle(
+    tokens: number,
+    nodes: number,
+    forwardMs: number,
+    draftMs: number | undefined,
+    accepted: number = tokens - 1,
+  ): void {
     const hopes = this.#hopes;
     const expectedMs = this.forwardMs(nodes) + this.#draftMs;
     const expectedTokens = 1 + (this.#chosen ? this.#trust.share * this.#promise : 0);
@@ -231,7 +237,7 @@ export class TreeBudget {
     this.#expectedMs += expectedMs;
     this.#plainTotalMs += tokens * this.plainMs;
     this.#draftMs = 0;
-    this.#settlePromise(tokens, draftMs ?? 0);
+    this.#settlePromise(accepted, draftMs ?? 0);
     const ms = this.target.learn(nodes, forwardMs, this.#context) + (draftMs ?? 0);
     this.rounds++;
     this.#tokens += tokens - this.#tokens / RATE_ROUNDS;
@@ -253,13 +259,13 @@ export class TreeBudget {
   }
 
   /** Rounds with drafts are those in which candidates were found, whoever guessed them. */
-  #settlePromise(tokens: number, draftMs: number): void {
+  #settlePromise(accepted: number, draftMs: number): void {
     if (!this.#chosen) return;
     this.#chosen = false;
     this.draftMs += (draftMs - this.draftMs) / this.#promises;
     this.#promisedByChosen += this.#promise;
-    this.#accepted += tokens - 1;
-    this.#trust.learn(this.#promise, tokens - 1);
+    this.#accepted += accepted;
+    this.#trust.learn(this.#promise, accepted);
   }
 
   #stop(): void {

@@ -68,7 +68,7 @@ const LARGEST_SURPRISE = 2;
  * gives memory a faster clock: after trees the first is up to 15 % slower than plain decoding's, the eighth by 5 %, the sixteenth by none
  * (docs/log.md, 2026-11-29).
  */
-const STEADY_AFTER = 8;
+export const STEADY_AFTER = 8;
 /**
  * Those that come next show how plain decoding compares to the forwards before them; of still later ones it is the machine's speed that
  * changed. The first such forwards count as in a mean, later ones change what is believed by this share: some looks' mean, for in one all

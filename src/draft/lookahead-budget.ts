@@ -26,8 +26,9 @@ export class LookaheadBudget {
   readonly #order: Int32Array; // [most guesses of a tree] candidates, likeliest first
   readonly #nodes: Int32Array; // [candidates] a candidate's node, 0 where it has none
 
-  /** Of the tree: nodes that the text's n-grams have, root included. */
+  /** Of the tree: nodes that the text's n-grams have, root included; and with those of the window's, before the window itself. */
   #textNodes = 1;
+  #guessed = 1;
   #asked = false;
 
   constructor(costs: TreeCosts, { ngram, guesses }: LookaheadOptions, textPool: NgramPool, windowPool: NgramPool) {
@@ -62,6 +63,7 @@ export class LookaheadBudget {
       this.#nodes[candidate] = tree.child(parent, candidates.tokens[candidate]!);
       if (candidate < known) this.#textNodes++;
     }
+    this.#guessed = tree.size;
     this.#asked = false;
   }
 
@@ -83,6 +85,7 @@ export class LookaheadBudget {
   /** Marks the candidates of the tree worth most in #nodes. No node is as likely as its parent, so with it the parent is marked. */
   #choose(): void {
     const { size } = this.#candidates;
+    if (size === 1) return; // a round without candidates says nothing about how they fare
     const order = this.#order;
     const count = Math.min(order.length, size - 1);
     selectBest(this.#reach, 1, size, order, count);
@@ -107,6 +110,9 @@ export class LookaheadBudget {
     const brought = pathLength - 1 - known;
     const ms = budget.forwardMs(tree.size) - budget.forwardMs(this.#textNodes);
     this.#account.settle(brought - budget.price * ms, this.#asked);
-    budget.settle(pathLength, tree.size, forwardMs, 0);
+    // Guesses stand above all that the window added.
+    let accepted = pathLength - 1;
+    while (path[accepted]! >= this.#guessed) accepted--;
+    budget.settle(pathLength, tree.size, forwardMs, 0, accepted);
   }
 }

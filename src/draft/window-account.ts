@@ -33,7 +33,7 @@ export class WindowAccount {
       return false;
     }
     if (this.#won - cost >= -MOST_LOST) return true;
-    this.#stop();
+    if (this.#won < 0) this.#stop(); // of a window that is merely dear nothing was lost yet
     return false;
   }
 

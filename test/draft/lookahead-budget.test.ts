@@ -269,6 +269,16 @@ describe('the account', () => {
     expect(paused).toBeLessThan(first.paused);
   });
 
+  it('is not asked for a window that is merely dear, and forgets nothing meanwhile', () => {
+    const first = trial(new WindowAccount(), 0.5);
+    const account = new WindowAccount();
+    account.settle(1, false);
+    for (let round = 0; round < 5; round++) expect(account.wants(3.1)).toBe(false);
+    expect(account.wants(2.9)).toBe(true); // with the token that was won
+    account.settle(-1, true);
+    expect(trial(account, 0.5).paused).toBeLessThanOrEqual(first.paused + 1);
+  });
+
   it('may be won back in a pause', () => {
     const account = new WindowAccount();
     const { asked } = trial(account, 0.5);
@@ -344,6 +354,29 @@ describe('guesses of a pool', () => {
     expect(plantWith(0)).toEqual(['1<-1', '4<0', '5<1', '2<0', '3<3', '6<0', '7<5', '8<1']);
     expect(plantWith(0.2)).toEqual(['1<-1', '4<0', '6<0']);
     expect(plantWith(1)).toEqual(['1<-1']);
+  });
+
+  it('are believed by how they fare alone: rounds without any say nothing, nor do nodes of the window that stand', () => {
+    const full = poolOf([[1, 2, 3]]);
+    const budget = new LookaheadBudget(costsOf(machine(0.1)), options, full, poolOf([]));
+    const tokensOf = (): number => budget.budget.tokensOf(3);
+    /** A round: the window brings `7 8` beside what the pool guesses. */
+    const round = (root: number, accepted: readonly number[]): void => {
+      const tree = new PathTree(32);
+      tree.start(root);
+      budget.plantGuesses(tree, 0, 9);
+      tree.child(tree.child(0, 7), 8);
+      const path = [0];
+      for (const token of accepted) path.push(tree.child(path.at(-1)!, token));
+      budget.settle(tree, Int32Array.from(path), path.length, 9, machine(0.1)(tree.size));
+    };
+    for (let i = 0; i < 20; i++) round(1, i % 2 ? [2, 3] : []);
+    const known = tokensOf();
+    expect(known).toBeCloseTo(2, 1);
+    for (let i = 0; i < 50; i++) round(5, [7, 8]); // nothing known after 5
+    expect(tokensOf()).toBe(known);
+    for (let i = 0; i < 50; i++) round(1, [7, 8]);
+    expect(tokensOf()).toBeLessThan(1.6);
   });
 
   it("that fall are the window's loss where only it had them", () => {
