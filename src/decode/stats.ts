@@ -1,4 +1,5 @@
 /** What a generation cost and gained: one object for the library, the command line and JSON alike. */
+import { STEADY_AFTER } from '../draft/costs.ts';
 import type { Prefill, Round } from './generate.ts';
 
 export interface GenerationStats {
@@ -52,7 +53,7 @@ export interface DraftCounters {
   readonly num_accepted_tokens_per_pos: readonly number[];
 }
 
-/** One plain round is as quick as another to about a tenth, so the mean of four is right to a twentieth. */
+/** One plain round among its like is as quick as another to about a tenth, so the mean of four is right to a twentieth. */
 const ENOUGH_PLAIN_ROUNDS = 4;
 
 /** Takes a generation's events as they come. Allocates where the text goes deeper than ever before, and for the result. */
@@ -63,7 +64,8 @@ export class StatsCollector {
   #rounds = 0;
   #nodes = 0;
   #drafts = 0;
-  #plainRounds = 0;
+  #singles = 0; // rounds that drafted nothing since the last that did
+  #plainRounds = 0; // those that are as quick as plain decoding's
   readonly #ms = { prefill: 0, decode: 0, draft: 0, verify: 0, sample: 0, commit: 0, plain: 0 };
   readonly #verified: number[] = []; // by depth - 1
   readonly #accepted: number[] = [];
@@ -96,9 +98,9 @@ export class StatsCollector {
     ms.commit += times.commit;
     if (treeSize > 1) {
       this.#drafts++;
+      this.#singles = 0;
       this.#countDepths(round, kept);
-    } else {
-      // Whoever drafts may have thought about it, which plain decoding does not.
+    } else if (++this.#singles > STEADY_AFTER) {
       this.#plainRounds++;
       ms.plain += milliseconds - times.draft;
     }
@@ -119,13 +121,24 @@ export class StatsCollector {
     }
   }
 
-  /** @param plainRoundMs what a plain round is known to cost, for a text that had too few of its own to tell. */
-  stats(plainRoundMs?: number): GenerationStats {
+  /** Whoever drafts thinks about it in rounds without drafts too, which plain decoding does not. */
+  #plainRoundMs(plainForwardMs: number | undefined): number | undefined {
+    const ms = this.#ms;
+    const rounds = this.#rounds;
+    if (this.#drafts === 0 && rounds >= ENOUGH_PLAIN_ROUNDS) return (ms.decode - ms.draft) / rounds;
+    if (this.#plainRounds >= ENOUGH_PLAIN_ROUNDS) return ms.plain / this.#plainRounds;
+    if (plainForwardMs === undefined || rounds === 0) return undefined;
+    // Verification draws a token for each that it emits.
+    return plainForwardMs + ms.sample / (this.#newTokens - 1) + ms.commit / rounds;
+  }
+
+  /** @param plainForwardMs of the target in plain decoding, where it is known: for a text that had too few plain rounds of its own to tell. */
+  stats(plainForwardMs?: number): GenerationStats {
     const ms = this.#ms;
     const decoded = this.#newTokens - 1;
     const rounds = this.#rounds;
     const timed = { decodeMs: ms.decode, newTokens: this.#newTokens };
-    const plainMs = this.#plainRounds >= ENOUGH_PLAIN_ROUNDS ? ms.plain / this.#plainRounds : plainRoundMs;
+    const plainMs = this.#plainRoundMs(plainForwardMs);
     const acceptanceByDepth = this.#verified.map((verified, i) => {
       const accepted = this.#accepted[i]!;
       return { verified, accepted, rate: accepted / verified };

@@ -145,9 +145,22 @@ describe('the estimated speedup', () => {
   });
 
   it('rests on the text’s own plain rounds where there are enough, without the time of their drafter', () => {
-    const own = [...drafted, ...Array<[number, number, number]>(4).fill([1, 1, 9])];
-    expect(collector(own).stats(8)).toMatchObject({ plainRoundMs: 7, estimatedSpeedup: (24 * 7) / 136 });
+    const plain = (count: number, ms: number) => Array<[number, number, number]>(count).fill([1, 1, ms]);
+    // Eight in a row are as slow as a change of sizes makes them, and count for nothing.
+    const own = [...drafted, ...plain(8, 12), ...plain(4, 9)];
+    expect(collector(own).stats(8)).toMatchObject({ plainRoundMs: 7, estimatedSpeedup: (32 * 7) / 232 });
     expect(collector(own.slice(0, -1)).stats(8).plainRoundMs).toBe(8);
+    const scattered = Array.from({ length: 30 }, () => [drafted[0]!, ...plain(1, 12)]).flat();
+    expect(collector(scattered).stats(8).plainRoundMs).toBe(8);
+    expect(collector(plain(4, 9)).stats(8).plainRoundMs).toBe(7);
+  });
+
+  it('adds to a forward’s cost what drawing a token and a round’s commit take', () => {
+    const times = { draft: 2, verify: 5, sample: 1, commit: 0.5 };
+    const stats = new StatsCollector(5);
+    stats.round({ ...round(0, 1), tree: undefined, verdict: undefined }, 1, 100);
+    for (let i = 0; i < 3; i++) stats.round({ ...round(4, 2), times }, 2, 10);
+    expect(stats.stats(8).plainRoundMs).toBe(8 + 3 / 6 + 0.5);
   });
 
   it('is 1 for plain decoding', () => {
