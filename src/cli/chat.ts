@@ -156,7 +156,8 @@ async function answer(session: Session, ids: readonly number[], signal: AbortSig
   }
 }
 
-function colourDrafts({ tokens }: TextChunk): string {
+function colourDrafts({ text, tokens }: TextChunk): string {
+  if (tokens.length === 0) return text; // what was held back when it was cancelled
   return tokens.map(({ text, drafted }) => (drafted && text !== '' ? styleText('green', text) : text)).join('');
 }
 
