@@ -58,12 +58,6 @@ export class AdamW {
   }
 }
 
-/** Limits each number to ±bound, as EAGLE-1's authors clip. */
-export function clipByValue(parameters: Parameters, bound: number): void {
-  for (const { gradients } of parameters)
-    for (let i = 0; i < gradients.length; i++) gradients[i] = Math.max(-bound, Math.min(bound, gradients[i]!));
-}
-
 /** Scales all gradients so that their common norm is `bound` at most; returns the norm before. ε as PyTorch has it. */
 export function clipByNorm(parameters: Parameters, bound: number): number {
   let squares = 0;

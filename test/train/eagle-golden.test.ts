@@ -11,7 +11,7 @@ import { memorySource } from '../../src/tensor/memory-source.ts';
 import type { TensorSource } from '../../src/tensor/source.ts';
 import { EagleTraining } from '../../src/train/eagle.ts';
 import { rowMajor } from '../../src/train/matrices.ts';
-import { AdamW, clipByValue } from '../../src/train/optimizer.ts';
+import { AdamW } from '../../src/train/optimizer.ts';
 import type { TrainingText } from '../../src/train/unroll.ts';
 
 const golden = new URL('../golden/eagle-tiny/', import.meta.url).pathname;
@@ -110,7 +110,10 @@ describe.each(Object.keys(curves))('curve %s', (name) => {
       expect(Math.abs(step!.regression - expected.vloss), `step ${i}`).toBeLessThan(tolerance);
       expect(Math.abs(step!.classification - expected.ploss), `step ${i}`).toBeLessThan(tolerance * 10);
       if (i === curve.steps.length - 1) break;
-      clipByValue(training.parameters, curve.clip_value);
+      // The authors limit each number; our training limits the norm of all.
+      const bound = curve.clip_value;
+      for (const { gradients } of training.parameters)
+        for (let k = 0; k < gradients.length; k++) gradients[k] = Math.max(-bound, Math.min(bound, gradients[k]!));
       optimizer.update(1e-3);
     }
     for (const tensor of head.tensors())
