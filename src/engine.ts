@@ -70,7 +70,7 @@ export interface EngineOptions {
 export interface TextOptions extends Omit<GenerateOptions, 'contextSize'> {
   /** A drafter by name, by default `defaultDrafter`, or one of your own, which stays yours: its trees have at most the engine's `maxNodes`. */
   readonly drafter?: DrafterName | Drafter;
-  /** Strings that end the text; they are not part of it. */
+  /** Strings that end the text; they are not part of it. `onLogits` sees all tokens of the round in which one is found. */
   readonly stop?: readonly string[];
   readonly signal?: AbortSignal;
   /**
@@ -241,6 +241,11 @@ export class Engine implements Disposable {
     const drafter = typeof name === 'string' ? this.#drafters.get(name) : name;
     if (drafter === undefined)
       throw new RequestError('drafter', `"${name}" is not loaded, available: ${this.drafters.join(', ')}`);
+    if (drafter.maxNodes > this.maxNodes)
+      throw new RequestError(
+        'drafter',
+        `trees have at most ${this.maxNodes} nodes, "${drafter.name}" may propose ${drafter.maxNodes}`,
+      );
     this.#busy = true;
     try {
       const answer = new Answer(promptIds, this.tokenizer, options);
@@ -253,7 +258,7 @@ export class Engine implements Disposable {
       while (answer.stopReason === undefined && !options.signal?.aborted) {
         if (this.#disposed) throw new DisposedError('the engine');
         const began = performance.now();
-        const next = rounds.next();
+        const next = this.#next(rounds);
         if (next.done) break;
         const chunk = answer.take(next.value, performance.now() - began);
         if (chunk !== undefined) yield chunk;
@@ -265,6 +270,15 @@ export class Engine implements Disposable {
       return answer.result(drafter.budget?.target);
     } finally {
       this.#busy = false;
+    }
+  }
+
+  /** @throws DisposedError too where `onLogits` disposes of the engine: what is left of the round then meets caches that are gone. */
+  #next(rounds: ReturnType<typeof generate>): IteratorResult<GenerateEvent, void> {
+    try {
+      return rounds.next();
+    } catch (error) {
+      throw this.#disposed ? new DisposedError('the engine', { cause: error }) : error;
     }
   }
 

@@ -44,7 +44,7 @@ export class RequestError extends Error {
 /** An object was used after its `[Symbol.dispose]()`. */
 export class DisposedError extends Error {
   override readonly name = 'DisposedError';
-  constructor(what: string) {
-    super(`${what} was used after it was disposed`);
+  constructor(what: string, options?: ErrorOptions) {
+    super(`${what} was used after it was disposed`, options);
   }
 }

@@ -194,10 +194,10 @@ function readLimits(
   if (stray !== undefined) throw new RequestError('prompt', `token ids are 0..${vocabSize - 1}, got ${stray}`);
   const maxTokens = options.maxTokens ?? contextSize;
   if (!Number.isInteger(maxTokens) || maxTokens < 1)
-    throw new RequestError('maxTokens', `must be at least 1, got ${maxTokens}`);
+    throw new RequestError('maxTokens', `must be a whole number of at least 1, got ${maxTokens}`);
   const prefillChunk = options.prefillChunk ?? PREFILL_CHUNK;
   if (!Number.isInteger(prefillChunk) || prefillChunk < 1)
-    throw new RequestError('prefillChunk', `must be at least 1, got ${prefillChunk}`);
+    throw new RequestError('prefillChunk', `must be a whole number of at least 1, got ${prefillChunk}`);
   return { contextSize, maxTokens, prefillChunk: Math.min(prefillChunk, prompt.length) };
 }
 

@@ -108,6 +108,7 @@ export class Sampler {
       if (!(value < Number.POSITIVE_INFINITY))
         throw new RequestError('logitBias', `the bias of ${id} must be a number or -Infinity, got ${value}`);
     }
+    if (forbidden(bias) === vocabSize) throw new RequestError('logitBias', `forbids all of ${vocabSize} tokens`);
     this.#biasIds = Int32Array.from(bias.keys());
     this.#biasValues = Float64Array.from(bias.values());
     const { repeatPenalty, frequencyPenalty, presencePenalty } = this.#options;
@@ -253,6 +254,13 @@ export class Sampler {
     while (kept < k && mass < enough && values[kept]! >= floor && values[kept]! > 0) mass += values[kept++]!;
     return Math.max(kept, 1);
   }
+}
+
+/** How many tokens a bias forbids: logits are f32, so that numbers beyond theirs do too. */
+function forbidden(bias: ReadonlyMap<number, number>): number {
+  let count = 0;
+  for (const value of bias.values()) if (Math.fround(value) === Number.NEGATIVE_INFINITY) count++;
+  return count;
 }
 
 /** What logits are multiplied with, at a temperature above 0. */

@@ -93,7 +93,11 @@ const cases = sizes.chain((size) =>
       repeatPenalty: fc.constantFrom(1, 1, 1.3, 0.8),
       frequencyPenalty: fc.constantFrom(0, 0, 0.4, -0.4),
       presencePenalty: fc.constantFrom(0, 0, 0.6),
-      logitBias: fc.constantFrom(new Map(), new Map([[0, 3]]), new Map([[size - 1, Number.NEGATIVE_INFINITY]])),
+      logitBias: fc.constantFrom(
+        new Map(),
+        new Map([[0, 3]]),
+        size === 1 ? new Map() : new Map([[size - 1, Number.NEGATIVE_INFINITY]]),
+      ),
       seed: fc.integer({ min: -(2 ** 31), max: 2 ** 32 - 1 }),
     }),
   }),
@@ -202,6 +206,7 @@ describe('Sampler.choose', () => {
     ['logitBias', { logitBias: new Map([[3, Number.NaN]]) }],
     ['logitBias', { logitBias: new Map([[3, Number.POSITIVE_INFINITY]]) }],
     ['logitBias', { logitBias: new Map([[-1, 1]]) }],
+    ['logitBias', { logitBias: new Map(Array.from({ length: 10 }, (_, id) => [id, id % 2 ? -Infinity : -1e39])) }],
   ] satisfies [string, SamplingOptions][])('refuses a bad %s', (param, options) => {
     expect(() => new Sampler(kernels, 10, options)).toThrow(RequestError);
     expect(() => new Sampler(kernels, 10, options)).toThrow(`${param}: `);

@@ -315,8 +315,9 @@ describe('requests that cannot be served', () => {
       'prompt: 64 tokens leave no room in a context of 64',
     ],
     ['a token that does not exist', [1, 512], {}, 'prompt: token ids are 0..511, got 512'],
-    ['no tokens wanted', prompt, { maxTokens: 0 }, 'maxTokens: must be at least 1, got 0'],
-    ['no prefill', prompt, { prefillChunk: 0 }, 'prefillChunk: must be at least 1, got 0'],
+    ['no tokens wanted', prompt, { maxTokens: 0 }, 'maxTokens: must be a whole number of at least 1, got 0'],
+    ['half a token wanted', prompt, { maxTokens: 1.5 }, 'maxTokens: must be a whole number of at least 1, got 1.5'],
+    ['no prefill', prompt, { prefillChunk: 0 }, 'prefillChunk: must be a whole number of at least 1, got 0'],
     ['a temperature below zero', prompt, { temperature: -1 }, 'temperature: must be in 0..100, got -1'],
     ['a bias of nobody', prompt, { logitBias: new Map([[512, 1]]) }, 'logitBias: ids are 0..511, got 512'],
     ['an empty stop string', prompt, { stop: [''] }, 'stop: must not hold an empty string'],
@@ -367,6 +368,13 @@ describe('requests that cannot be served', () => {
   });
 });
 
+it('refuses a drafter whose trees are larger than there is room for', async () => {
+  using engine = await load();
+  const drafter = Object.assign(new BigramDrafter(), { maxNodes: engine.maxNodes + 1 });
+  const wanted = `drafter: trees have at most ${engine.maxNodes} nodes, "bigram" may propose ${engine.maxNodes + 1}`;
+  await expect(drain(engine.stream(prompt, { drafter }))).rejects.toThrow(wanted);
+});
+
 describe('disposal', () => {
   it('gives everything back, once', async () => {
     const engine = await load();
@@ -383,6 +391,12 @@ describe('disposal', () => {
     await stream.next();
     engine[Symbol.dispose]();
     await expect(stream.next()).rejects.toThrow(DisposedError);
+  });
+
+  it('in the middle of a round too', async () => {
+    const engine = await load();
+    const onLogits = (position: number): void => void (position > prompt.length + 2 && engine[Symbol.dispose]());
+    await expect(drain(engine.stream(prompt, { onLogits }))).rejects.toThrow(DisposedError);
   });
 
   it('`using` frees the engine', async () => {
