@@ -344,7 +344,7 @@ describe('a hostile or unsupported file', () => {
         const after = process.memoryUsage();
         expect(after.arrayBuffers - before.arrayBuffers).toBeLessThan(4e6);
         expect(after.heapUsed - before.heapUsed).toBeLessThan(16e6);
-        expect(performance.now() - begun).toBeLessThan(1000);
+        expect(performance.now() - begun).toBeLessThan(10_000); // a few milliseconds, and what a busy machine adds
       }),
       { numRuns: 1500 },
     );

@@ -263,7 +263,7 @@ describe('a hostile pickle', () => {
     const before = process.memoryUsage().heapUsed;
     expectRefused(buildTorch([floatTensor('a', [6])], { data }), message);
     expect(process.memoryUsage().heapUsed - before).toBeLessThan(400e6);
-    expect(performance.now() - begun).toBeLessThan(2000);
+    expect(performance.now() - begun).toBeLessThan(20_000); // what is quadratic takes minutes, and a busy machine a few seconds
   });
 
   it('is refused for more tensors than a file has', () => {
