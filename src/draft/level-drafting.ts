@@ -12,7 +12,7 @@ import { DrawnGuesses } from './drawn-guesses.ts';
 import { DRAFT_ROWS, type DraftForwards, fillFlat } from './measure-costs.ts';
 import { RacedGuesses } from './raced-guesses.ts';
 import type { DraftTree } from './tree.ts';
-import { type Guesses, samplingFor, type TreeGrower } from './tree-grower.ts';
+import { createGuesses, type Guesses, samplingFor, type TreeGrower } from './tree-grower.ts';
 
 export interface LevelModel {
   /** Target id of a draft id, as it stands in the round; undefined where both vocabularies are the same. */
@@ -65,8 +65,7 @@ export class LevelDrafting {
     this.#sequence = sequence;
     this.#batch = batch;
     const { maxRows, maxLevels, branching } = grower;
-    const guesses = maxRows * branching;
-    this.#guesses = { tokens: new Int32Array(guesses), logProbabilities: new Float64Array(guesses) };
+    this.#guesses = createGuesses(maxRows, branching);
     this.#chosen = new ChosenGuesses(kernels, maxRows, branching);
     this.#raced = new RacedGuesses(kernels, model.targetIds, maxRows, branching);
     this.#paths = new Int32Array(maxRows * maxLevels);
@@ -195,10 +194,7 @@ export class LevelForwards implements DraftForwards {
     this.#logits = logits;
     const { maxRows } = this.#batch;
     this.#chosen = new ChosenGuesses(kernels, maxRows, guesses);
-    this.#guesses = {
-      tokens: new Int32Array(maxRows * guesses),
-      logProbabilities: new Float64Array(maxRows * guesses),
-    };
+    this.#guesses = createGuesses(maxRows, guesses);
   }
 
   forward(rows: number): void {

@@ -15,7 +15,7 @@ import type { MedusaHeads } from './medusa-heads.ts';
 import { RacedGuesses } from './raced-guesses.ts';
 import { TextVocabulary } from './text-vocabulary.ts';
 import { type DraftTree, depthOf } from './tree.ts';
-import { type Guesses, samplingFor, type TreeGrower } from './tree-grower.ts';
+import { createGuesses, type Guesses, samplingFor, type TreeGrower } from './tree-grower.ts';
 import { createGrower, type TreePolicy } from './tree-policy.ts';
 
 export class MedusaDrafter implements Drafter {
@@ -66,12 +66,12 @@ export class MedusaDrafter implements Drafter {
     this.#levels = Math.min(heads.config.heads, maxLevels + 1);
     this.#headsTogether = grower.budget === undefined ? this.#levels : 1;
     this.#feature.reshape(1, target.config.hiddenSize);
-    this.#headGuesses = guessesOf(this.#levels, branching);
+    this.#headGuesses = createGuesses(this.#levels, branching);
     this.#guessesFrom = Array.from({ length: this.#levels }, (_, head) => ({
       tokens: this.#headGuesses.tokens.subarray(head * branching),
       logProbabilities: this.#headGuesses.logProbabilities.subarray(head * branching),
     }));
-    this.#guesses = guessesOf(maxRows, branching);
+    this.#guesses = createGuesses(maxRows, branching);
     this.#chosen = new ChosenGuesses(target.kernels, this.#levels, branching);
     this.#vocabulary =
       heads.sharedLmHead && heads.targetIds !== undefined
@@ -183,11 +183,6 @@ export class MedusaDrafter implements Drafter {
   }
 }
 
-const guessesOf = (rows: number, branching: number): Guesses => ({
-  tokens: new Int32Array(rows * branching),
-  logProbabilities: new Float64Array(rows * branching),
-});
-
 /** One head with the choice of its best guesses, to be timed: it takes as long for a level of any size. */
 export class MedusaForwards implements DraftForwards {
   readonly #heads: MedusaHeads;
@@ -201,7 +196,7 @@ export class MedusaForwards implements DraftForwards {
     this.#heads = heads;
     this.#feature.reshape(1, target.config.hiddenSize);
     this.#chosen = new ChosenGuesses(target.kernels, 1, branching);
-    this.#guesses = guessesOf(1, branching);
+    this.#guesses = createGuesses(1, branching);
   }
 
   forward(): void {

@@ -10,7 +10,7 @@ import type { TreeBudget } from './budget.ts';
 import { ContextLookup, type Cursor, isAmong } from './context-lookup.ts';
 import type { Drafter } from './drafter.ts';
 import type { DraftTree } from './tree.ts';
-import type { Guesses, TreeGrower } from './tree-grower.ts';
+import { createGuesses, type Guesses, type TreeGrower } from './tree-grower.ts';
 import { createGrower, type TreePolicy } from './tree-policy.ts';
 
 export class PromptLookupDrafter implements Drafter {
@@ -29,8 +29,7 @@ export class PromptLookupDrafter implements Drafter {
     this.maxNodes = grower.maxNodes;
     const lookup = new ContextLookup(vocabSize, contextSize);
     this.#lookup = lookup;
-    const guesses = maxRows * branching;
-    this.#guesses = { tokens: new Int32Array(guesses), logProbabilities: new Float64Array(guesses) };
+    this.#guesses = createGuesses(maxRows, branching);
     this.#cursors = Array.from({ length: maxRows }, () => lookup.createCursor());
     this.#parents = Array.from({ length: maxRows }, () => lookup.createCursor());
   }

@@ -13,6 +13,11 @@ export interface Guesses {
   readonly logProbabilities: Float64Array; // as tokens
 }
 
+export const createGuesses = (rows: number, branching: number): Guesses => ({
+  tokens: new Int32Array(rows * branching),
+  logProbabilities: new Float64Array(rows * branching),
+});
+
 export interface TreeGrower {
   /** Nodes of the largest tree, root included. */
   readonly maxNodes: number;
