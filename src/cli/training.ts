@@ -3,7 +3,7 @@
  * checkpoints, interruption and curves, and the report. What learns, and how it is saved, is a course's.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
-import { basename, join } from 'node:path';
+import { basename, join, resolve, sep } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Command } from 'commander';
 import { hashModel } from '../checkpoint/hash.ts';
@@ -99,7 +99,7 @@ export function withTrainingOptions(command: Command, { product, learningRate }:
       .option('--prompts <files...>', 'JSONL of prompts for the model to answer (default: it invents them)')
       .option('--count <n>', 'conversations that it writes', positiveNumber),
   )
-    .option('--max-length <n>', 'tokens of a conversation; longer ones are cut', positiveNumber, 1024)
+    .option('--max-length <n>', 'tokens of one of --conversations; longer ones are cut', positiveNumber, 1024)
     .option('--epochs <n>', 'times that all text is seen', positiveNumber, 4)
     .option('--prompt-epochs <n>', 'the first so many learn from prompts too, the others from answers', wholeNumber, 2)
     .option('--batch-tokens <n>', 'of one update', positiveNumber, 4096)
@@ -114,10 +114,14 @@ export function withTrainingOptions(command: Command, { product, learningRate }:
 
 /** From text to what was trained, or as far as it came until it was interrupted. */
 export async function train<Run extends TrainingRun>(flags: TrainingFlags, course: Course<Run>): Promise<void> {
-  requireAbsent(flags.out);
+  const out = resolve(flags.out); // `head/` is `head`
+  requireAbsent(out);
+  const work = resolve(flags.work ?? `${out}.training`);
+  if (`${work}${sep}`.startsWith(`${out}${sep}`))
+    throw new RequestError('--work', `must not lie in ${flags.out}, which is made at the end`);
+  requireOneText(flags);
   if (flags.liveFeatures && (flags.conversations === undefined || flags.features !== undefined))
     throw new RequestError('--live-features', 'needs --conversations, and no --features');
-  const work = flags.work ?? `${flags.out}.training`;
   mkdirSync(work, { recursive: true });
   const directory = flags.features ?? join(work, 'features');
   const { conversations: files } = flags;
@@ -156,7 +160,7 @@ export async function train<Run extends TrainingRun>(flags: TrainingFlags, cours
     agreementByStep: heldBack.map(({ agreement }) => agreement),
     settings: run.options,
   };
-  course.save(flags.out, run, { provenance, card: modelCard(course, provenance) }, engine);
+  course.save(out, run, { provenance, card: modelCard(course, provenance) }, engine);
   if (flags.json) printJson({ out: flags.out, ...provenance });
   else
     process.stdout.write(
@@ -169,12 +173,21 @@ export async function train<Run extends TrainingRun>(flags: TrainingFlags, cours
     );
 }
 
+/** @throws RequestError for options of text that the model would write, beside text that exists. */
+function requireOneText({ conversations, features, prompts, count }: TrainingFlags): void {
+  if (conversations === undefined && features === undefined) return;
+  for (const [option, value] of [['--prompts', prompts] as const, ['--count', count] as const])
+    if (value !== undefined)
+      throw new RequestError(option, 'is for text that the model writes: leave out --conversations and --features');
+}
+
 /** Names of what the text came from; none where the model wrote all of it. Where they lie is nobody's business. */
 function dataOf({ conversations, features, prompts }: TrainingFlags): Readonly<Record<string, string[] | undefined>> {
   const names = (paths?: readonly string[]) => paths?.map((path) => basename(path));
   return {
     conversations: names(conversations),
-    features: names(features === undefined ? undefined : [features]),
+    // Beside conversations they are these conversations' own.
+    features: names(conversations === undefined && features !== undefined ? [features] : undefined),
     prompts: names(prompts),
   };
 }

@@ -161,6 +161,32 @@ describe('train eagle', () => {
     expect(existsSync(other)).toBe(false);
   });
 
+  test.each([
+    ['eagle', SMALL],
+    ['draft', ['--hidden-size', '32', '--batch-tokens', '128']],
+    ['medusa', [...VOCABULARIES, '--heads', '1', '--batch-tokens', '128']],
+  ])('train %s takes --out with a slash behind it', async (command, small) => {
+    const out = join(scratch, `slash-${command}`);
+    const args = ['train', command, '-o', `${out}/`, '--conversations', conversations, ...small, '--epochs', '1'];
+    const trained = await eaglet(args);
+    expect(trained.code, trained.stderr).toBe(0);
+    expect(existsSync(join(out, 'config.json'))).toBe(true);
+    expect(existsSync(join(`${out}.training`, 'curves.svg'))).toBe(true);
+  });
+
+  test.each([
+    ['--work', ['--work', join(scratch, 'never')], /--work: must not lie in .*never, which is made at the end/],
+    ['--work', ['--work', join(scratch, 'never', 'work')], /--work: must not lie in/],
+    ['--count', ['--count', '3', '--conversations', conversations], /--count: is for text that the model writes/],
+    ['--prompts', ['--prompts', 'p.jsonl', '--features', scratch], /--prompts: is for text that the model writes/],
+  ])('refuses %s as %j', async (_, args, message) => {
+    const out = join(scratch, 'never');
+    const refused = await eaglet(['train', 'eagle', '-o', out, ...args]);
+    expect(refused.code).toBe(1);
+    expect(refused.stderr).toMatch(message);
+    expect([out, `${out}.training`].map((path) => existsSync(path))).toEqual([false, false]);
+  });
+
   test('more tokens to tell apart than there are is refused', async () => {
     const out = join(scratch, 'refused-loss');
     const args = ['train', 'eagle', '-o', out, '--conversations', conversations, ...SMALL, '--loss-vocab', '50000'];
