@@ -4,6 +4,7 @@
  */
 import { RequestError } from '../errors.ts';
 import type { ChatMessage, ChatTemplate } from '../tokenizer/chat-template.ts';
+import { TemplateTimeoutError } from '../tokenizer/template-interpreter.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import type { Conversation } from './conversations.ts';
 import type { EncodedText } from './unroll.ts';
@@ -55,12 +56,15 @@ export function encodeConversation(
   return mask.includes(1) ? { ids, mask } : 'tooLong';
 }
 
-/** What the template and the tokenizer make of a conversation. One that cannot be read is no reason to read none. */
+/**
+ * What the template and the tokenizer make of a conversation. One that cannot be read is no reason to read none.
+ * @throws RequestError where the template ran out of time: which texts are left out must not depend on how busy the machine is.
+ */
 export function unlessRefused<T>(encode: () => T): T | 'refused' {
   try {
     return encode();
   } catch (error) {
-    if (!(error instanceof RequestError)) throw error;
+    if (!(error instanceof RequestError) || error.cause instanceof TemplateTimeoutError) throw error;
     return 'refused';
   }
 }

@@ -1,7 +1,9 @@
+import { Script } from 'node:vm';
 import fc from 'fast-check';
-import { beforeAll, describe, expect, test } from 'vitest';
+import { beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { CheckpointError, RequestError } from '../../src/errors.ts';
 import { type ChatMessage, ChatTemplate } from '../../src/tokenizer/chat-template.ts';
+import { unlessRefused } from '../../src/train/encode-conversation.ts';
 import { golden, openSmol, type Smol, TINY, tiny } from './support.ts';
 
 interface GoldenCase {
@@ -129,7 +131,35 @@ describe('other templates', () => {
   });
 });
 
-describe('a hostile template ends within two seconds', () => {
+describe('a machine that stands still for a moment', () => {
+  const source = '{{ messages[0].content }}';
+  /** The next runs end as one does that took too long. */
+  function stall(times: number): void {
+    const run = Script.prototype.runInContext;
+    const stalled = vi.spyOn(Script.prototype, 'runInContext');
+    onTestFinished(() => stalled.mockRestore());
+    for (let i = 0; i < times; i++)
+      stalled.mockImplementationOnce(() => {
+        throw Object.assign(new Error('timed out'), { code: 'ERR_SCRIPT_EXECUTION_TIMEOUT' });
+      });
+    stalled.mockImplementation(run);
+  }
+
+  test('costs a text nothing', () => {
+    const template = new ChatTemplate(source);
+    stall(2);
+    expect(template.render([user('hi')], prompt)).toBe('hi');
+  });
+
+  test('is no refusal by the template', () => {
+    const template = new ChatTemplate(source);
+    stall(3);
+    expect(() => unlessRefused(() => template.render([user('hi')], prompt))).toThrow(/longer than 1000 ms, 3 times/);
+    expect(unlessRefused(() => template.render([], prompt))).toBe('refused');
+  });
+});
+
+describe('a hostile template ends within four seconds', () => {
   const loop = (depth: number): string =>
     depth === 0 ? 'x' : `{% for i in range(10000) %}${loop(depth - 1)}{% endfor %}`;
   const doubled = (times: number, step: string): string => step.repeat(times);
@@ -145,7 +175,7 @@ describe('a hostile template ends within two seconds', () => {
     [
       'nested lists as JSON',
       `{% set a = [1] %}${doubled(60, '{% set a = [a, a] %}')}{{ a | tojson }}`,
-      /longer than 1000 ms/,
+      /longer than 1000 ms, 3 times/,
     ],
     [
       'text replaced by longer text',
@@ -158,7 +188,7 @@ describe('a hostile template ends within two seconds', () => {
     const template = new ChatTemplate(source);
     const render = () => template.render([user('hi')], prompt);
     expect(render).toThrow(message);
-    expect(performance.now() - start).toBeLessThan(2000);
+    expect(performance.now() - start).toBeLessThan(4000);
     expect(render).toThrow(RequestError);
   });
 
