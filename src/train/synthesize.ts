@@ -68,7 +68,7 @@ export interface SynthesisCounts {
   tooLong: number;
   /** Prompts that the chat template does not take. */
   refused: number;
-  /** Prompts that are there already, but for case and white space. */
+  /** Prompts that are there already, or are not to be asked, but for case and white space. */
   duplicates: number;
   /** Conversations whose answer held no text. */
   empty: number;
@@ -105,7 +105,7 @@ export class Known {
     for (const { role, content } of messages) if (role === 'user') this.#excluded.add(folded(content));
   }
 
-  excludes({ messages, followUps }: SynthesisPrompt): boolean {
+  excludes({ messages, followUps }: Omit<SynthesisPrompt, 'id'>): boolean {
     const said = messages.filter(({ role }) => role === 'user').map(({ content }) => content);
     return [...said, ...followUps].some((turn) => this.#excluded.has(folded(turn)));
   }
@@ -303,12 +303,13 @@ export class Synthesis {
       return undefined;
     }
     this.#unfinishedInTurn = 0;
-    if (this.#known.asks(content)) this.counts.duplicates++;
-    else {
-      this.#known.add(undefined, content); // another one in the batch may be about to ask the same
-      return this.#answer({ ...draft, messages: [{ role: 'user', content }] });
+    const messages = [{ role: 'user', content }];
+    if (this.#known.asks(content) || this.#known.excludes({ messages, followUps: [] })) {
+      this.counts.duplicates++;
+      return undefined;
     }
-    return undefined;
+    this.#known.add(undefined, content); // another one in the batch may be about to ask the same
+    return this.#answer({ ...draft, messages });
   }
 
   #afterAnswer(
@@ -368,8 +369,12 @@ export function openPrompts(
   let duplicates = 0;
   const open: { readonly prompt: SynthesisPrompt; readonly rank: number }[] = [];
   for (const prompt of prompts) {
-    if (asked.has(prompt.id)) throw new RequestError('prompts', `ids must be distinct, got "${prompt.id}" again`);
     const text = promptText(prompt.messages, prompt.followUps);
+    if (asked.has(prompt.id)) {
+      if (!asked.asks(text)) throw new RequestError('prompts', `ids must be distinct, got "${prompt.id}" again`);
+      duplicates++;
+      continue;
+    }
     const answeredBefore = known.has(prompt.id);
     if (!answeredBefore && (asked.asks(text) || known.asks(text) || known.excludes(prompt))) duplicates++;
     else open.push({ prompt, rank: drawFor(options.seed, prompt.id).rank });

@@ -267,7 +267,9 @@ describe('what is left out', () => {
     expect(synthesis.counts.tooLong).toBe(1);
   });
 
-  it('ids must tell prompts apart', () => {
+  it('ids must tell prompts apart, but for the same prompt once more', () => {
+    const { prompts: left, duplicates } = openPrompts([ask('a', 'x'), ask('a', 'X ')], new Known(), { seed: 1 });
+    expect([left.map(({ id }) => id), duplicates]).toEqual([['a'], 1]);
     expect(() => openPrompts([ask('a', 'x'), ask('a', 'y')], new Known(), { seed: 1 })).toThrow(
       'prompts: ids must be distinct, got "a" again',
     );
@@ -312,6 +314,16 @@ describe('invented prompts', () => {
     const said = conversations.map(({ messages }) => messages[0]!.content);
     expect(new Set(said).size).toBe(12);
     expect(said.every((text) => text === text.trim() && text !== '')).toBe(true);
+  });
+
+  it('are not what is excluded', () => {
+    const known = new Known();
+    const first = conversations[0]!.messages[0]!;
+    known.exclude([{ ...first, content: first.content.toUpperCase() }]);
+    const others = run(task, { options: roomier, known });
+    expect(others.conversations.map(({ messages }) => messages[0]!.content)).not.toContain(first.content);
+    expect(others.conversations).toHaveLength(12);
+    expect(others.synthesis.counts.duplicates).toBeGreaterThan(0);
   });
 
   it('continue the template’s opening of a user’s turn', () => {
