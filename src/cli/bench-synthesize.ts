@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import { Known, Synthesis, type SynthesisPrompt } from '../train/synthesize.ts';
 import { openEngine, positiveNumber, printJson } from './common.ts';
 import { ProgressBar } from './progress.ts';
-import { answerable, DEFAULT_PROMPTS, obstacle, type PromptEntry, readPromptFiles } from './prompts.ts';
+import { answerable, DEFAULT_PROMPTS, obstacle, type PromptEntry, readOpenPrompts } from './prompts.ts';
 import { median } from './statistics.ts';
 import { LaneRates, SynthesisCaches, type SynthesisFlags, synthesisModel, withSynthesisOptions } from './synthesis.ts';
 
@@ -28,7 +28,7 @@ export function register(bench: Command): void {
 }
 
 async function benchSynthesize(flags: Flags): Promise<void> {
-  const prompts = readPromptFiles(flags.prompts ?? [DEFAULT_PROMPTS]);
+  const prompts = readOpenPrompts(flags.prompts ?? [DEFAULT_PROMPTS]);
   using engine = await openEngine(flags);
   // One that can be answered will do, the others are passed over as they come; without any there would be no end to that.
   const longest = Math.min(flags.maxPromptTokens, engine.contextSize - flags.maxTokens);

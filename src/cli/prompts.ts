@@ -1,10 +1,11 @@
 /** Prompts from a JSONL file: one `{id, task, turns | prompt | messages}` a line. */
-import { basename } from 'node:path';
+import { createHash } from 'node:crypto';
 import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
 import type { Engine } from '../engine.ts';
 import { RequestError } from '../errors.ts';
 import type { ChatMessage } from '../tokenizer/chat-template.ts';
+import { content, message } from '../train/conversations.ts';
 import { unlessRefused } from '../train/encode-conversation.ts';
 import { parseLine, readLines } from '../train/json-lines.ts';
 import { formatCount } from './format.ts';
@@ -12,12 +13,11 @@ import { formatCount } from './format.ts';
 /** Of our own writing, four for each of seven tasks. Found from src/cli/ and from dist/cli/ alike. */
 export const DEFAULT_PROMPTS = fileURLToPath(new URL('../../bench/prompts.jsonl', import.meta.url));
 
-const message = z.object({ role: z.string(), content: z.string() });
 const line = z.object({
   id: z.union([z.string(), z.number()]).optional(),
   task: z.string().optional(),
-  turns: z.array(z.string()).min(1).optional(),
-  prompt: z.string().optional(),
+  turns: z.array(content).min(1).optional(),
+  prompt: content.optional(),
   messages: z.array(message).min(1).optional(),
 });
 
@@ -30,28 +30,49 @@ export interface PromptEntry {
   readonly followUps: readonly string[];
 }
 
-/** @param idPrefix of ids that are made of line numbers, where a line has none. */
-export function readPrompts(path: string, limit = Number.POSITIVE_INFINITY, idPrefix = ''): PromptEntry[] {
-  const entries = Array.from(readLines(path), ({ text, number }) =>
-    readEntry(text, `${path}:${number}`, `${idPrefix}${number}`),
-  );
-  if (entries.length === 0) throw new RequestError(path, 'has no prompts');
+/** Lines without an id get their number. */
+export function readPrompts(path: string, limit = Number.POSITIVE_INFINITY): PromptEntry[] {
+  const entries = Array.from(readEntries(path), ({ entry, number }) => ({ ...entry, id: entry.id ?? String(number) }));
   return entries.length <= limit ? entries : takeFromEachTask(entries, limit);
 }
 
-/** Of several files; lines without an id get one that names their file. */
-export function readPromptFiles(paths: readonly string[]): PromptEntry[] {
-  if (paths.length === 1) return readPrompts(paths[0]!);
-  return paths.flatMap((path) => readPrompts(path, Number.POSITIVE_INFINITY, `${basename(path)}:`));
+/**
+ * Prompts of several files, to be answered in a conversation that is kept. Lines without an id get one that follows from what they say: the
+ * same in any file, at any place in it.
+ */
+export function readOpenPrompts(paths: readonly string[]): PromptEntry[] {
+  return paths.flatMap((path) =>
+    Array.from(readEntries(path), ({ entry, number }) => {
+      if (entry.messages.at(-1)!.role === 'assistant')
+        throw new RequestError(`${path}:${number}`, 'must end with what is to be answered, got an answer');
+      return { ...entry, id: entry.id ?? digestOf(entry) };
+    }),
+  );
 }
 
-function readEntry(text: string, where: string, defaultId: string): PromptEntry {
+type Entry = Omit<PromptEntry, 'id'> & { readonly id: string | undefined };
+
+function* readEntries(path: string): Generator<{ readonly entry: Entry; readonly number: number }, void, void> {
+  let any = false;
+  for (const { text, number } of readLines(path)) {
+    any = true;
+    yield { entry: readEntry(text, `${path}:${number}`), number };
+  }
+  if (!any) throw new RequestError(path, 'has no prompts');
+}
+
+/** 64 bits: of a million prompts no two are likely to have the same. */
+function digestOf({ messages, followUps }: Entry): string {
+  return createHash('sha256').update(JSON.stringify({ messages, followUps })).digest('hex').slice(0, 16);
+}
+
+function readEntry(text: string, where: string): Entry {
   const { id, task, turns, prompt, messages } = parseLine(text, where, line);
   const given = [turns, prompt, messages].filter((value) => value !== undefined).length;
   if (given !== 1) throw new RequestError(where, `needs one of turns, prompt and messages, got ${given} of them`);
   const [first, ...followUps] = turns ?? (prompt === undefined ? [] : [prompt]);
   return {
-    id: String(id ?? defaultId),
+    id: id === undefined ? undefined : String(id),
     task: task ?? 'all',
     messages: messages ?? [{ role: 'user', content: first! }],
     followUps,

@@ -19,7 +19,7 @@ import { openStore } from './feature-store.ts';
 import { formatCount, formatDuration, formatFields } from './format.ts';
 import { Interruption, tellStopped } from './interruption.ts';
 import { RateBar } from './progress.ts';
-import { readPromptFiles } from './prompts.ts';
+import { readOpenPrompts } from './prompts.ts';
 import { LaneRates, SynthesisCaches, type SynthesisFlags, synthesisModel, withSynthesisOptions } from './synthesis.ts';
 
 interface Flags extends SynthesisFlags {
@@ -61,7 +61,7 @@ export function register(program: Command): void {
 
 /** Writes what is not there yet; a part of it where it was interrupted. */
 export async function synthesize(flags: Flags): Promise<Summary> {
-  const prompts = flags.prompts && readPromptFiles(flags.prompts);
+  const prompts = flags.prompts && readOpenPrompts(flags.prompts);
   const known = new Known();
   for (const path of flags.exclude ?? []) excludeFrom(path, known);
   const modelSha256 = await hashModel(await fetchModel(flags.model));

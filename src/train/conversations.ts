@@ -13,7 +13,8 @@ export type Conversation =
     }
   | { readonly kind: 'text'; readonly text: string };
 
-const content = z.string().refine((text) => text.trim() !== '', 'must hold text, got an empty one');
+/** What somebody says. */
+export const content = z.string().refine((text) => text.trim() !== '', 'must hold text, got an empty one');
 
 const SHARE_GPT_ROLES = {
   system: 'system',
@@ -32,7 +33,8 @@ const role = <T extends string>(roles: readonly T[]) =>
 const turn = z
   .object({ from: role(shareGptRoles), value: content })
   .transform(({ from, value }): ChatMessage => ({ role: SHARE_GPT_ROLES[from], content: value }));
-const message = z
+/** What is refused here is refused wherever it would end here. */
+export const message = z
   .object({ role: role(OPENAI_ROLES), content })
   .transform(({ role, content }): ChatMessage => ({ role, content }));
 const finished = z.boolean().default(true);

@@ -1,11 +1,11 @@
 /** `eaglet synthesize` as a user meets it: writing, going on, stopping, and what is refused. */
 import { spawn, spawnSync } from 'node:child_process';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { smolPath } from '../support/model.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
-import { eaglet, ensureBuilt, lines, ROOT, TINY } from './support.ts';
+import { conversationsAbout, eaglet, ensureBuilt, lines, ROOT, TINY } from './support.ts';
 
 const scratch = temporaryDirectory();
 const topics = ['cats', 'rain', 'bread', 'Rome', 'chess', 'tea', 'the moon', 'prime numbers'];
@@ -124,7 +124,25 @@ describe('synthesize', () => {
     writeFileSync(exclude, asked.map((line) => `${JSON.stringify(line)}\n`).join(''));
     const { stdout } = await eaglet(['synthesize', '-o', out, ...settings, '--exclude', exclude, '--json']);
     expect(summary(stdout)).toMatchObject({ conversations: 2, duplicates: 6 });
-    expect(byId(read(out))).toEqual(byId(read(whole)).filter(({ id }) => id === '7' || id === '8'));
+    expect(byId(read(out))).toEqual(
+      byId(read(whole)).filter(({ messages }) => /the moon|prime numbers/.test(messages[0]!.content)),
+    );
+  });
+
+  test('prompts without ids are told apart by what they say, not by where they stand', async () => {
+    const out = join(scratch, 'two.jsonl');
+    const asked = (directory: string, ...topics: readonly string[]): string => {
+      const path = join(mkdtempSync(join(scratch, directory)), 'prompts.jsonl');
+      writeFileSync(path, topics.map((topic) => `${JSON.stringify({ prompt: topic })}\n`).join(''));
+      return path;
+    };
+    const [one, two] = [asked('one-', 'Say one.', 'Say one.'), asked('two-', 'Say two.')];
+    const write = async (...files: readonly string[]): Promise<unknown> =>
+      summary((await eaglet(['synthesize', '-o', out, '--prompts', ...files, '-n', '4', '--json'])).stdout);
+    expect(await write(one)).toMatchObject({ conversations: 1, duplicates: 1, inFile: 1 });
+    expect(await write(two)).toMatchObject({ conversations: 1, duplicates: 0, inFile: 2 });
+    expect(await write(two, one)).toMatchObject({ conversations: 0, duplicates: 1 });
+    expect(read(out).map(({ id }) => id)).toEqual(read(out).map(() => expect.stringMatching(/^[0-9a-f]{16}$/)));
   });
 
   test('the benchmark tells what batching brings', async () => {
@@ -142,6 +160,9 @@ describe('synthesize', () => {
     [['--prompts', 'PROMPTS'], "required option '-o, --out <file>' not specified"],
     [['-o', 'OUT', '--prompts', 'no-such-file'], 'no-such-file: cannot be read'],
     [['-o', 'OUT', '--prompts', 'BAD'], 'bad.jsonl:2: must be JSON'],
+    [['-o', 'OUT', '--prompts', 'EMPTY'], 'empty.jsonl:1: ✖ must hold text, got an empty one'],
+    [['-o', 'OUT', '--prompts', 'BOT'], 'bot.jsonl:1: ✖ must be one of system, developer, user, assistant, tool,'],
+    [['-o', 'OUT', '--prompts', 'ANSWERED'], 'answered.jsonl:2: must end with what is to be answered, got an answer'],
     [['-o', 'OUT', '--exclude', 'BAD'], 'bad.jsonl:2: must be JSON, got {"prompt":'],
     [['-o', 'OUT', '--temperatures', '0,-1'], 'temperatures are 0..100, got -1'],
     [['-o', 'OUT', '-n', '9000'], '--max-tokens: must leave room for a prompt in 8192 tokens, got 9000'],
@@ -153,11 +174,16 @@ describe('synthesize', () => {
     [['-o', 'WHOLE', '--seed', '4', '-n', '24'], 'was begun with prompts "given", got "invented"'],
     [['-o', 'PROMPTS', '--prompts', 'PROMPTS'], 'exists and has no settings beside it'],
   ])('%j is refused: %s', async (args, message) => {
-    const bad = join(scratch, 'bad.jsonl');
-    writeFileSync(bad, '{"prompt": "Hi"}\n{"prompt":\n');
+    const file = (name: string, text: string): string => {
+      writeFileSync(join(scratch, name), text);
+      return join(scratch, name);
+    };
     const paths: Record<string, string> = {
       PROMPTS: prompts,
-      BAD: bad,
+      BAD: file('bad.jsonl', '{"prompt": "Hi"}\n{"prompt":\n'),
+      EMPTY: file('empty.jsonl', '{"turns": ["Hi", " "]}\n'),
+      BOT: file('bot.jsonl', '{"messages": [{"role": "bot", "content": "Hi"}]}\n'),
+      ANSWERED: file('answered.jsonl', `{"prompt": "Hi"}\n${conversationsAbout(['tea'])}`),
       WHOLE: whole,
       OUT: join(scratch, 'refused.jsonl'),
     };
