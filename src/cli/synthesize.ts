@@ -2,9 +2,11 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Command } from 'commander';
 import { hashModel } from '../checkpoint/hash.ts';
+import type { Engine } from '../engine.ts';
+import { RequestError } from '../errors.ts';
 import { ConversationFile, type SynthesisSettings } from '../train/conversation-file.ts';
 import { readConversations } from '../train/conversations.ts';
-import type { FeatureStore } from '../train/feature-store.ts';
+import { type FeatureStore, featureBytes, requireSpace } from '../train/feature-store.ts';
 import {
   Known,
   type Lane,
@@ -16,7 +18,7 @@ import {
 } from '../train/synthesize.ts';
 import { fetchModel, openEngine, positiveNumber, printJson } from './common.ts';
 import { openStore } from './feature-store.ts';
-import { formatCount, formatDuration, formatFields } from './format.ts';
+import { formatBytes, formatCount, formatDuration, formatFields } from './format.ts';
 import { Interruption, tellStopped } from './interruption.ts';
 import { RateBar } from './progress.ts';
 import { readOpenPrompts } from './prompts.ts';
@@ -80,6 +82,14 @@ export async function synthesize(flags: Flags): Promise<Summary> {
   const total = open === undefined ? (flags.count ?? INVENTED_COUNT) : already + open.prompts.length;
   const task: SynthesisTask =
     open === undefined ? { kind: 'invent', count: total } : { kind: 'answer', prompts: open.prompts };
+  if (store !== undefined) {
+    if (store.texts < already) {
+      const rule = `has features of ${store.texts} conversations, ${file.path} holds ${already}: leave out --features, training computes them from the file (--conversations)`;
+      throw new RequestError(store.directory, rule);
+    }
+    const answers = open?.prompts.reduce((sum, { followUps }) => sum + 1 + followUps.length, 0) ?? total - already;
+    requireSpaceFor(answers * flags.maxTokens, store, engine);
+  }
   const synthesis = new Synthesis(model, task, { ...flags, keepFeatures: store !== undefined }, known);
   const written = await write(synthesis, caches, file, store, new RateBar('conversations', total, already));
   const summary = {
@@ -92,6 +102,18 @@ export async function synthesize(flags: Flags): Promise<Summary> {
   };
   if (!written.complete) tellStopped('stopped');
   return summary;
+}
+
+/**
+ * @param tokens that are expected: an answer as long as it may be stands for itself and its question. (The 24,639 conversations that the
+ *   shipped head learned from have 293 tokens each, where an answer has 256 at most.)
+ * @throws RequestError where the disk has no room for their features.
+ */
+function requireSpaceFor(tokens: number, { directory }: FeatureStore, { target }: Engine): void {
+  if (tokens <= 0) return;
+  const bytes = featureBytes(tokens, target.config.hiddenSize);
+  process.stderr.write(`eaglet: features of about ${formatCount(tokens)} tokens, ${formatBytes(bytes)}\n`);
+  requireSpace(directory, bytes);
 }
 
 interface Written {
@@ -153,19 +175,12 @@ interface Summary extends SynthesisCounts, Written {
 }
 
 function describe(summary: Summary, { batch, maxPromptTokens }: Flags): string {
-  const { out, inFile, newTokens, seconds, tokensPerSecond, laneTokensPerSecond, ratio, ...counts } = summary;
-  const leftOut = [
-    [counts.duplicates, 'asked before'],
-    [counts.tooLong, `longer than ${maxPromptTokens} tokens`],
-    [counts.refused, 'not taken by the chat template'],
-    [counts.empty, 'without an answer'],
-    [counts.unfinishedPrompts, 'invented without an end'],
-  ] as const;
-  const reasons = leftOut.filter(([count]) => count > 0).map(([count, why]) => `${formatCount(count)} ${why}`);
+  const { out, inFile, conversations, newTokens, seconds, tokensPerSecond, laneTokensPerSecond, ratio } = summary;
+  const leftOut = reasons(summary, maxPromptTokens);
   return formatFields([
-    ['written', `${formatCount(counts.conversations)} conversations, ${formatCount(newTokens)} tokens of answers`],
+    ['written', `${formatCount(conversations)} conversations, ${formatCount(newTokens)} tokens of answers`],
     ['in all', `${formatCount(inFile)} in ${out}`],
-    ['left out', reasons.length === 0 ? 'nothing' : reasons.join(', ')],
+    ['left out', leftOut.length === 0 ? 'nothing' : leftOut.join(', ')],
     ['time', `${formatDuration(seconds)}, ${tokensPerSecond.toFixed(0)} tokens/s`],
     ...(Number.isFinite(ratio)
       ? [
@@ -176,6 +191,18 @@ function describe(summary: Summary, { batch, maxPromptTokens }: Flags): string {
         ]
       : []),
   ]);
+}
+
+/** What was left out and why, as people read it. */
+export function reasons(counts: SynthesisCounts, maxPromptTokens: number): string[] {
+  const leftOut = [
+    [counts.duplicates, 'asked before'],
+    [counts.tooLong, `longer than ${maxPromptTokens} tokens`],
+    [counts.refused, 'not taken by the chat template'],
+    [counts.empty, 'without an answer'],
+    [counts.unfinishedPrompts, 'invented without an end'],
+  ] as const;
+  return leftOut.filter(([count]) => count > 0).map(([count, why]) => `${formatCount(count)} ${why}`);
 }
 
 function excludeFrom(path: string, known: Known): void {

@@ -87,6 +87,23 @@ describe('synthesize', () => {
     expect({ file: byId(read(out)), texts: texts() }).toEqual(before);
   });
 
+  test('features that the file’s conversations lack are not left out without a word, nor begun without room', async () => {
+    const [out, features] = [join(scratch, 'later.jsonl'), join(scratch, 'later-features')];
+    const args = ['synthesize', '-o', out, ...settings, '--count', '2'];
+    expect((await eaglet(args)).code).toBe(0);
+    const later = await eaglet([...args, '--count', '3', '--features', features]);
+    expect(later.code).toBe(1);
+    expect(later.stderr).toContain(
+      `${features}: has features of 0 conversations, ${out} holds 2: leave out --features`,
+    );
+    expect(read(out)).toHaveLength(2);
+    const endless = ['synthesize', '-o', join(scratch, 'endless.jsonl'), '--features', features];
+    const full = await eaglet([...endless, '--count', '1000000000000']);
+    expect(full.code).toBe(1);
+    expect(full.stderr).toMatch(/features of about 256,000,000,000,000 tokens, [\d.]+ GB$/m);
+    expect(full.stderr).toMatch(/must have room for [\d.]+ GB of features and a tenth more/);
+  });
+
   test.runIf(process.platform !== 'win32')('a full disk loses nothing', async () => {
     const out = join(scratch, 'full.jsonl');
     const command = [process.execPath, join(ROOT, 'bin/eaglet.js'), 'synthesize', '-o', out, ...settings];
