@@ -12,9 +12,10 @@ import { RequestError } from '../errors.ts';
 import { packageInfo } from '../package-info.ts';
 import { computeFeatures } from '../train/compute-features.ts';
 import { readConversations } from '../train/conversations.ts';
-import { encodeConversation, type Skipped } from '../train/encode-conversation.ts';
-import type { FeatureStore, TextFeatures } from '../train/feature-store.ts';
+import { encodeConversation, SKIPPED, type Skipped } from '../train/encode-conversation.ts';
+import { type FeatureStore, featureBytes, type TextFeatures } from '../train/feature-store.ts';
 import { LiveFeatures } from '../train/live-features.ts';
+import { orderedTexts } from '../train/ordered-texts.ts';
 import type { RunOptions, TrainingRun } from '../train/run.ts';
 import { requireAbsent, type SavedTexts } from '../train/save.ts';
 import type { LogEntry } from '../train/training-log.ts';
@@ -31,12 +32,12 @@ import {
   withTargetOptions,
 } from './common.ts';
 import { openStore } from './feature-store.ts';
-import { formatCount, formatDuration, formatFields } from './format.ts';
+import { formatBytes, formatCount, formatDuration, formatFields } from './format.ts';
 import { Interruption, tellStopped } from './interruption.ts';
 import { RateBar } from './progress.ts';
 import { sparkline } from './sparkline.ts';
 import { SYNTHESIS_DEFAULTS } from './synthesis.ts';
-import { synthesize } from './synthesize.ts';
+import { reasons, synthesize } from './synthesize.ts';
 import { drawTraining } from './training-plot.ts';
 
 export interface TrainingFlags extends ModelOptions {
@@ -139,7 +140,7 @@ export async function train<Run extends TrainingRun>(flags: TrainingFlags, cours
   using features = flags.liveFeatures
     ? new LiveFeatures(engine.target, texts.encoded)
     : openStore(directory, sha256, flags, engine, 'read');
-  using run = course.begin(work, engine, features, runOptions(features, sha256, flags));
+  using run = course.begin(work, engine, orderedTexts(features), runOptions(features, sha256, flags));
   const trained = await trainOn(run, flags, interruption);
   writeFileSync(join(work, 'curves.svg'), drawTraining(run.log.entries));
   if (!trained) return;
@@ -205,19 +206,34 @@ function runOptions({ texts }: TextFeatures, sha256: string, flags: TrainingFlag
 
 /** The model's own text with its features, in the work directory; false where it was interrupted. */
 async function writeConversations(flags: TrainingFlags, work: string, features: string): Promise<boolean> {
-  const { complete } = await synthesize({
+  const summary = await synthesize({
     ...flags,
     ...SYNTHESIS_DEFAULTS,
     out: join(work, 'conversations.jsonl'),
     features,
   });
-  return complete;
+  if (summary.complete) requireTexts(summary.inFile, reasons(summary, SYNTHESIS_DEFAULTS.maxPromptTokens));
+  return summary.complete;
+}
+
+/** @param leftOut and why. @throws RequestError where too few texts are left. */
+function requireTexts(count: number, leftOut: readonly string[]): void {
+  if (count >= 2) return;
+  const rule = `must be two at least, one to learn from and one to judge by, got ${count}`;
+  throw new RequestError('texts', leftOut.length === 0 ? rule : `${rule}; left out: ${leftOut.join(', ')}`);
 }
 
 interface Texts {
   readonly encoded: readonly EncodedText[];
   readonly skipped: Readonly<Partial<Record<Skipped, number>>>;
 }
+
+const WHY_SKIPPED: { readonly [S in Skipped]: string } = {
+  tooLong: 'cut before an answer',
+  unanswered: 'without text',
+  misaligned: 'read otherwise than they were asked',
+  refused: 'not taken by the chat template',
+};
 
 function readTexts(engine: Engine, files: readonly string[], { maxLength: maxTokens }: TrainingFlags): Texts {
   const tokenizer = requireReader(engine, maxTokens);
@@ -229,6 +245,11 @@ function readTexts(engine: Engine, files: readonly string[], { maxLength: maxTok
       if (typeof text === 'string') skipped[text] = (skipped[text] ?? 0) + 1;
       else encoded.push(text);
     }
+  if (files.length > 0)
+    requireTexts(
+      encoded.length,
+      SKIPPED.filter((why) => skipped[why] !== undefined).map((why) => `${skipped[why]} ${WHY_SKIPPED[why]}`),
+    );
   return { encoded, skipped };
 }
 
@@ -240,7 +261,10 @@ async function fillStore(
 ): Promise<boolean> {
   const before = store.tokens;
   const total = countTokens(texts);
-  process.stderr.write(`eaglet: features of ${formatCount(total)} tokens, ${formatCount(before)} of them are there\n`);
+  const bytes = formatBytes(featureBytes(total, target.config.hiddenSize));
+  process.stderr.write(
+    `eaglet: features of ${formatCount(total)} tokens, ${bytes}; of ${formatCount(before)} tokens they are there\n`,
+  );
   using bar = new RateBar('tokens of features', total, before);
   for (const tokens of computeFeatures(target, store, texts)) {
     bar.update(tokens - before, tokens - before);

@@ -7,7 +7,7 @@ import { countTokens, type EncodedText } from './unroll.ts';
 
 /**
  * The features of all texts, as far as the store lacks them; gives the tokens in the store after each text.
- * @throws RequestError where the disk has no room, before anything is written, and where the store holds other texts.
+ * @throws RequestError where the disk has no room, before anything is written, and where the store holds other texts, or more.
  */
 export function* computeFeatures(
   target: TargetModel,
@@ -17,6 +17,11 @@ export function* computeFeatures(
   for (let index = 0; index < Math.min(store.texts, texts.length); index++)
     if (!equal(store.text(index), texts[index]!))
       throw new RequestError(store.directory, `text ${index + 1} differs from the one whose features are there`);
+  const more = store.texts - texts.length;
+  if (more > 0) {
+    const rule = `holds ${more} texts more than these conversations: give another directory`;
+    throw new RequestError(store.directory, rule);
+  }
   requireSpace(store.directory, featureBytes(countTokens(texts) - store.tokens, target.config.hiddenSize));
   using reader = new FeatureReader(target, longestOf(texts));
   for (const text of texts.slice(store.texts)) {

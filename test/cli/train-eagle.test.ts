@@ -115,7 +115,13 @@ describe('train eagle', () => {
     [1, 'a line that is no conversation', '{"messages": []}\n', /refused-1.jsonl:1/],
     [2, 'broken JSON on line 2', '{"text": "one"}\n{"text": \n', /refused-2.jsonl:2/],
     [3, 'text that is empty', '{"text": " "}\n', /refused-3.jsonl:1.*must hold text/s],
-    [4, 'one text alone', '{"text": "one two three"}\n', /two at least/],
+    [4, 'one text alone', '{"text": "one two three"}\n', /two at least, .* got 1$/m],
+    [
+      5,
+      'texts that all are skipped, with the reasons',
+      conversationsAbout(['word '.repeat(1100)]),
+      /two at least, .* got 0; left out: 1 cut before an answer$/m,
+    ],
   ])('%i: refuses %s and leaves no head', async (index, _, text, message) => {
     const file = join(scratch, `refused-${index}.jsonl`);
     writeFileSync(file, text);
@@ -126,13 +132,19 @@ describe('train eagle', () => {
     expect(existsSync(out)).toBe(false);
   });
 
-  test('keeps no features where it shall not', async () => {
+  test('keeps no features where it shall not; the order of the texts changes nothing', async () => {
     const out = join(scratch, 'live');
     const args = ['train', 'eagle', '-o', out, '--conversations', conversations, ...SMALL, '--epochs', '1'];
     const trained = await eaglet([...args, '--live-features']);
     expect(trained.code, trained.stderr).toBe(0);
     expect(existsSync(join(out, 'model.safetensors'))).toBe(true);
     expect(existsSync(join(`${out}.training`, 'features'))).toBe(false);
+    const reversed = join(scratch, 'reversed.jsonl');
+    writeFileSync(reversed, conversationsAbout(WORDS.toReversed()));
+    const same = `${out}-reversed`;
+    expect((await eaglet([...args.with(3, same).with(5, reversed), '--live-features'])).code).toBe(0);
+    const weights = (directory: string): Buffer => readFileSync(join(directory, 'model.safetensors'));
+    expect(weights(same).equals(weights(out))).toBe(true);
     const refused = await eaglet(['train', 'eagle', '-o', join(scratch, 'none'), '--live-features']);
     expect(refused.stderr).toMatch(/--live-features: needs --conversations/);
   });
@@ -144,6 +156,22 @@ describe('train eagle', () => {
     const refused = await eaglet([...args, '--max-length', '9000']);
     expect(refused.code).toBe(1);
     expect(refused.stderr).toMatch(/--max-length: must be at most the model's context of 8192, got 9000/);
+  });
+
+  test.each([
+    ['eagle', SMALL],
+    ['draft', []],
+    ['medusa', []],
+  ])('train %s refuses features of more texts than it is given', async (command, small) => {
+    const few = join(scratch, 'few.jsonl');
+    writeFileSync(few, conversationsAbout(WORDS.slice(0, 4)));
+    const args = ['train', command, '-o', join(scratch, 'few'), ...small, '--conversations', few];
+    const features = join(`${head}.training`, 'features');
+    const refused = await eaglet([...args, '--features', features]);
+    expect(refused.code).toBe(1);
+    expect(refused.stderr).toContain(
+      `${features}: holds 2 texts more than these conversations: give another directory`,
+    );
   });
 
   test('refuses to go on with other settings', async () => {

@@ -10,6 +10,7 @@ import { EagleRun, type EagleRunOptions } from '../../src/train/eagle-run.ts';
 import { LiveFeatures } from '../../src/train/live-features.ts';
 import { LossVocabulary } from '../../src/train/loss-vocabulary.ts';
 import { rowMajor } from '../../src/train/matrices.ts';
+import { orderedTexts } from '../../src/train/ordered-texts.ts';
 import { saveHead } from '../../src/train/save.ts';
 import type { EncodedText } from '../../src/train/unroll.ts';
 import { randomInteger, xorshift } from '../support/random.ts';
@@ -131,6 +132,19 @@ describe('the loss vocabulary', () => {
     const features = new LiveFeatures(target, changed);
     expect(() => new EagleRun(work, target, features, { ...OPTIONS, target: from })).toThrow(/textsSha256/);
     using run = begin(work, { target: from });
+    expect(run.resumed).toBe(true);
+  });
+
+  it('goes on with the same texts in another order', () => {
+    const work = newDirectory();
+    const from = (these: readonly EncodedText[]): EagleRun =>
+      new EagleRun(work, target, orderedTexts(new LiveFeatures(target, these)), OPTIONS);
+    {
+      using run = from(texts);
+      run.advance();
+      run.save();
+    }
+    using run = from(texts.toReversed());
     expect(run.resumed).toBe(true);
   });
 
