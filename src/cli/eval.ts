@@ -66,7 +66,13 @@ async function evaluate(directory: string | undefined, flags: Flags): Promise<vo
   if (head === undefined) throw new RequestError('head', `none is shipped for ${flags.model}: give its directory`);
   for (const tree of flags.trees) parseTreeOption(tree); // refused before anything is loaded
   const conversations = readAnswered(flags);
-  const chain = await alongTexts(head, conversations, flags);
+  const along = await alongTexts(head, conversations, flags);
+  const chain = along.filter(({ guesses }) => guesses > 0); // a prefix: an answer of n tokens has n - 1 guesses, and so on
+  if (chain.length === 0)
+    throw new RequestError(
+      '--conversations',
+      `must hold answers within --max-length ${flags.maxLength} tokens, got none`,
+    );
   const trees: TreeAcceptance[] = [];
   for (const tree of flags.trees) trees.push(await inDecoding(head, tree, conversations, flags));
   const rates = chain.map(({ accepted, guesses }) => accepted / guesses);

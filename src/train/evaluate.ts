@@ -19,7 +19,9 @@ export interface ChainAcceptance {
  * 0-α to (steps - 1)-α of the text's counting tokens.
  *
  * Row i of step j has eaten token i + 1 + j of the text, is to guess token i + 2 + j, and may guess the draft vocabulary and tokens 0 to
- * i + 1 + j. In decoding token i + 1 is the root, and the j behind it were guesses: whatever a chain comes to, it could guess.
+ * i + 1 + j. In decoding token i + 1 is the root, and the j behind it were guesses: whatever a chain comes to, it could guess. So a row
+ * counts where all of them count, from the root to the token guessed: the guesses that decoding makes in an answer. (In training a row
+ * counts where token i + j does, as in the authors' data sets: at both ends of an answer these are others.)
  */
 export function chainAcceptance(
   target: TargetModel,
@@ -37,7 +39,7 @@ export function chainAcceptance(
   const wanted = bestColumns(target, truth, target.lmHead);
   const input = new ScratchTensor();
   let features: Tensor = truth;
-  return plan.steps.map((step) => {
+  return plan.steps.map((step, j) => {
     input.reshape(step.rows, d);
     for (let row = 0; row < step.rows; row++) copyRow(input, row, features, step.source[row]!);
     features = head.forward(step, input, cache, ops);
@@ -47,7 +49,8 @@ export function chainAcceptance(
     let accepted = 0;
     let counted = 0;
     for (let row = 0; row < step.rows; row++) {
-      if (step.mask[row] === 0) continue;
+      const root = step.targets[row]! - j;
+      if (root + 1 + j >= text.ids.length || text.mask.subarray(root, root + 2 + j).includes(0)) continue;
       counted++;
       if (guesses[row] === wanted[step.targets[row]!]) accepted++;
     }

@@ -79,6 +79,13 @@ describe('train eagle', () => {
     expect(trees[0]!.acceptanceLength).toBeGreaterThanOrEqual(1);
   });
 
+  test('eval refuses texts of which no answer is left', async () => {
+    const judged = await eaglet(['eval', head, '--conversations', conversations, '--max-length', '8']);
+    expect(judged.code).toBe(1);
+    expect(judged.stderr).toMatch(/--conversations: must hold answers within --max-length 8 tokens, got none/);
+    expect(judged.stdout).toBe('');
+  });
+
   test('goes on from a head that exists, with its draft vocabulary and shape', async () => {
     const out = join(scratch, 'further');
     const args = ['train', 'eagle', '-o', out, '--conversations', conversations, '--start', head, '--epochs', '1'];

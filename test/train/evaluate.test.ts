@@ -90,8 +90,9 @@ describe('chain acceptance', () => {
       let guesses = 0;
       let accepted = 0;
       for (let row = 0; row < step.rows; row++) {
-        if (step.mask[row] === 0) continue;
         const i = step.targets[row]! - 1 - j;
+        const followed = Array.from({ length: j + 2 }, (_, k) => text.mask[i + 1 + k] === 1);
+        if (followed.includes(false)) continue;
         // Eaten: token i + 1 + j.
         expect(step.tokens[row]).toBe(text.ids[i + 1 + j]);
         const allowed = new Set([...(head.targetIds ?? everything), ...text.ids.subarray(0, i + 2 + j)]);
@@ -104,18 +105,30 @@ describe('chain acceptance', () => {
     });
   }
 
+  /** Places where so many tokens that count follow on each other: a root, and the guesses behind it. */
+  const stretches = (mask: Uint8Array, long: number): number =>
+    mask.filter((_, i) => i > 0 && i + long <= mask.length && !mask.subarray(i, i + long).includes(0)).length;
+
+  it('counts what decoding would guess: from the second token of an answer to its last', () => {
+    using head = tinyHead(target);
+    const text = randomText(12, Uint8Array.of(0, 0, 0, 1, 1, 1, 1, 0, 0, 1, 1, 0));
+    // 4 tokens and 2: one less with each token that is eaten before the one guessed.
+    expect(chainAcceptance(target, head, text, 4).map(({ guesses }) => guesses)).toEqual([4, 2, 1, 0]);
+  });
+
   it.each([undefined, 6, 3])('lets a row guess its vocabulary of %s and what it has eaten', (draftVocabSize) => {
     using head = tinyHead(target, draftVocabSize === undefined ? {} : { draftVocabSize });
     // Short texts, for in a long one everything has been there.
     let right = 0;
-    for (let text = 0; text < 40; text++) {
+    for (let text = 0; text < 100; text++) {
       const length = randomInteger(random, 3, 10);
       const read = randomText(
         length,
-        Uint8Array.from({ length }, () => randomInteger(random, 0, 4) && 1),
+        Uint8Array.from({ length }, () => randomInteger(random, 0, 8) && 1),
       );
       const chain = chainAcceptance(target, head, read, 3);
       expect(chain).toEqual(slowly(head, read, 3));
+      expect(chain.map(({ guesses }) => guesses)).toEqual([2, 3, 4].map((long) => stretches(read.mask, long)));
       right += chain.reduce((sum, { accepted }) => sum + accepted, 0);
     }
     expect(right).toBeGreaterThan(10);
