@@ -1,7 +1,7 @@
 /** An EAGLE head for a model, from nothing but the model: its own text, its features, the training, and the head as a directory. */
-import { existsSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
+import { readJsonIfPresent } from '../checkpoint/file.ts';
 import { DEFAULT_DRAFT_VOCABULARY } from '../train/draft-vocabulary.ts';
 import { EagleRun, type EagleRunOptions } from '../train/eagle-run.ts';
 import { INITIAL_HEADS } from '../train/initial-head.ts';
@@ -21,6 +21,9 @@ interface Flags extends TrainingFlags {
   readonly intermediateSize?: number;
   readonly start: string;
 }
+
+/** That of the head that ships, six stages one in another, has some kilobytes. */
+const MAX_PROVENANCE_BYTES = 2 ** 20;
 
 export function register(parent: Command): void {
   const command = parent
@@ -84,6 +87,5 @@ function course(flags: Flags): Course<EagleRun> {
 
 /** What a head to go on from says of itself, if it is one and does. */
 function provenanceOf(directory: string): unknown {
-  const file = join(directory, 'provenance.json');
-  return existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : undefined;
+  return readJsonIfPresent(join(directory, 'provenance.json'), MAX_PROVENANCE_BYTES);
 }

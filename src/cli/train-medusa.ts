@@ -57,7 +57,7 @@ function course(flags: Flags): Course<MedusaRun> {
     },
     facts: ({ coverage }) => ({ draftVocabularyCoverage: coverage }),
     card: (agreement) =>
-      `Published Medusa layout, version 2: embedding and LM head are the target's. Share of held-back text's own tokens that are the best guess, 2, 3, … places ahead: ${agreement.map((share) => share.toFixed(2)).join(', ')}. \`tree.json\` is a tree grown from their accuracies by rank.`,
+      `Published Medusa layout, version 2: embedding and LM head are the target's. Of the tokens of held-back answers that the loss tells apart, the share that is the best guess, 2, 3, … places ahead: ${agreement.map((share) => share.toFixed(2)).join(', ')}. \`tree.json\` is a tree grown from their accuracies by rank.`,
     save(directory, run, { provenance, card }, { kernels }) {
       const accuracies = run.accuracies();
       const tree = growMedusaTree(accuracies, { nodes: TREE_NODES });

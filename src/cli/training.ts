@@ -14,6 +14,7 @@ import { computeFeatures } from '../train/compute-features.ts';
 import { readConversations } from '../train/conversations.ts';
 import { encodeConversation, SKIPPED, type Skipped } from '../train/encode-conversation.ts';
 import { type FeatureStore, featureBytes, type TextFeatures } from '../train/feature-store.ts';
+import { writing } from '../train/json-lines.ts';
 import { LiveFeatures } from '../train/live-features.ts';
 import { orderedTexts } from '../train/ordered-texts.ts';
 import type { RunOptions, TrainingRun } from '../train/run.ts';
@@ -142,7 +143,8 @@ export async function train<Run extends TrainingRun>(flags: TrainingFlags, cours
     : openStore(directory, sha256, flags, engine, 'read');
   using run = course.begin(work, engine, orderedTexts(features), runOptions(features, sha256, flags));
   const trained = await trainOn(run, flags, interruption);
-  writeFileSync(join(work, 'curves.svg'), drawTraining(run.log.entries));
+  const curves = join(work, 'curves.svg');
+  writing(curves, () => writeFileSync(curves, drawTraining(run.log.entries)));
   if (!trained) return;
   const heldBack = run.log.entries.findLast(({ update }) => update === undefined)!.losses;
   const provenance = {

@@ -13,9 +13,10 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { z } from 'zod';
-import { describe, writeAtomically } from '../checkpoint/file.ts';
+import { writeAtomically } from '../checkpoint/file.ts';
 import { RequestError } from '../errors.ts';
-import { parseLine, readLines } from './json-lines.ts';
+import { parseLine, readLines, writing } from './json-lines.ts';
+import { differences } from './settings.ts';
 import type { SynthesizedConversation } from './synthesize.ts';
 import { WriteLock } from './write-lock.ts';
 
@@ -94,15 +95,6 @@ function readWritten(path: string, onConversation: (conversation: WrittenConvers
   return undefined;
 }
 
-/** @param consolation what the message ends with. */
-function writing<T>(path: string, action: () => T, consolation = ''): T {
-  try {
-    return action();
-  } catch (cause) {
-    throw new RequestError(path, `cannot be written: ${describe(cause)}${consolation}`, { cause });
-  }
-}
-
 export function settingsPath(path: string): string {
   return `${path}.settings.json`;
 }
@@ -115,10 +107,7 @@ function checkSettings(path: string, beside: string, settings: SynthesisSettings
     throw new RequestError(path, `exists and has no settings beside it (${beside}): choose another file`, { cause });
   }
   const before = parseLine(text, beside, z.record(z.string(), z.unknown()));
-  for (const name of new Set([...Object.keys(before), ...Object.keys(settings)])) {
-    const was = JSON.stringify(before[name]);
-    const is = JSON.stringify(settings[name]);
-    if (was !== is)
-      throw new RequestError(path, `was begun with ${name} ${was}, got ${is}: give the same, or another file`);
-  }
+  const differing = differences(before, settings);
+  if (differing.length > 0)
+    throw new RequestError(path, `was begun with ${differing.join('; ')}: give the same, or another file`);
 }

@@ -80,3 +80,12 @@ function reading<T>(path: string, action: () => T): T {
     throw new RequestError(path, `cannot be read: ${describe(cause)}`, { cause });
   }
 }
+
+/** @param consolation what the message ends with. @throws RequestError that names the path. */
+export function writing<T>(path: string, action: () => T, consolation = ''): T {
+  try {
+    return action();
+  } catch (cause) {
+    throw new RequestError(path, `cannot be written: ${describe(cause)}${consolation}`, { cause });
+  }
+}

@@ -3,10 +3,11 @@
  * some of the texts held back to judge by.
  */
 import { createHash } from 'node:crypto';
-import { existsSync } from 'node:fs';
+import { existsSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { RequestError } from '../errors.ts';
 import type { TextFeatures } from './feature-store.ts';
+import { writing } from './json-lines.ts';
 import type { StepLoss } from './loss.ts';
 import type { Parameters } from './parameters.ts';
 import { Trainer, type TrainSettings } from './trainer.ts';
@@ -56,6 +57,12 @@ export function splitTexts({ texts }: TextFeatures, heldBackEvery: number): Text
   return { trained, heldBack };
 }
 
+/** What a killed process began to write and did not finish (`writeAtomically`). Nobody else writes: the directory is locked. */
+function removeTemporaries(directory: string): void {
+  for (const name of readdirSync(directory))
+    if (/^(checkpoint\.safetensors|log\.jsonl)\.\d+-[0-9a-f]+\.tmp$/.test(name)) rmSync(join(directory, name));
+}
+
 /** Of all tokens and masks, in their order. */
 function digestOf(features: TextFeatures): string {
   const hash = createHash('sha256');
@@ -97,10 +104,12 @@ export class TrainingRun implements Disposable {
         epoch,
       );
     const lengths = trained.map((index) => features.text(index).ids.length);
-    const identity = { ...options, textsSha256: digestOf(features) };
-    this.trainer = new Trainer({ parameters: learner.parameters, gradients }, lengths, options.settings, identity);
+    const { settings, ...others } = options;
+    const identity = { ...others, textsSha256: digestOf(features) };
+    this.trainer = new Trainer({ parameters: learner.parameters, gradients }, lengths, settings, identity);
     this.#lock = new WriteLock(directory, join(directory, 'training.lock'));
     try {
+      removeTemporaries(directory);
       this.resumed = existsSync(this.#checkpoint);
       if (this.resumed) this.trainer.restore(this.#checkpoint);
       this.log = new TrainingLog(join(directory, 'log.jsonl'), this.trainer.step);
@@ -110,19 +119,29 @@ export class TrainingRun implements Disposable {
     }
   }
 
-  /** One update, and now and then a look at the texts held back; what was written to the log. */
+  /**
+   * One update, and now and then a look at the texts held back; what was written to the log.
+   * @throws RequestError where by the time of such a look no token has counted, here or there: nothing would be learned, or judged.
+   */
   advance(): readonly LogEntry[] {
     const began = performance.now();
     const { step, tokens, learningRate, gradientNorm, losses } = this.trainer.advance();
     const ms = performance.now() - began;
     const before = this.log.entries.at(-1)?.tokens ?? 0;
-    const entries: LogEntry[] = [
-      { step, tokens: before + tokens, losses: [...losses], update: { learningRate, gradientNorm, ms } },
-    ];
-    if (step % this.options.evaluateEvery === 0 || step === this.trainer.totalSteps)
-      entries.push({ step, tokens: before + tokens, losses: this.evaluate() });
-    for (const entry of entries) this.log.append(entry);
-    return entries;
+    const update: LogEntry = {
+      step,
+      tokens: before + tokens,
+      losses: [...losses],
+      update: { learningRate, gradientNorm, ms },
+    };
+    this.log.append(update);
+    if (step % this.options.evaluateEvery !== 0 && step !== this.trainer.totalSteps) return [update];
+    const look: LogEntry = { step, tokens: before + tokens, losses: this.evaluate() };
+    const updates = this.log.entries.filter((entry) => entry.update !== undefined);
+    if (!anyCounts([look])) throw new RequestError('texts', 'those held back must hold tokens that count, none does');
+    if (!anyCounts(updates)) throw new RequestError('texts', 'must hold tokens that count, none did so far');
+    this.log.append(look);
+    return [update, look];
   }
 
   /** The losses of the texts held back, whose answers count. */
@@ -136,7 +155,7 @@ export class TrainingRun implements Disposable {
 
   /** From here on nothing is lost. */
   save(): void {
-    this.trainer.save(this.#checkpoint);
+    writing(this.#checkpoint, () => this.trainer.save(this.#checkpoint));
   }
 
   #read(index: number, everything: boolean): TrainingText {
@@ -150,6 +169,9 @@ export class TrainingRun implements Disposable {
     this.#learner[Symbol.dispose]();
   }
 }
+
+const anyCounts = (entries: readonly LogEntry[]): boolean =>
+  entries.some(({ losses }) => losses.some(({ rows }) => rows > 0));
 
 /** Of both together. */
 function merge(a: StepLoss, b: StepLoss): StepLoss {

@@ -3,13 +3,16 @@
  * optimiser's moments and the number of updates; everything else (which texts come next, their noise, the learning rate) follows from
  * that number and the settings. So a run that was killed and goes on from its checkpoint computes what it would have computed, bit for bit.
  */
+import { z } from 'zod';
 import { openSafetensors, type TensorToWrite, writeSafetensors } from '../checkpoint/safetensors.ts';
 import { RequestError } from '../errors.ts';
 import { epochBatches } from './batches.ts';
+import { parseLine } from './json-lines.ts';
 import type { StepLoss } from './loss.ts';
 import { AdamW, type AdamWOptions, clipByNorm, EAGLE_ADAMW } from './optimizer.ts';
 import type { Parameters } from './parameters.ts';
 import { learningRate } from './schedule.ts';
+import { differences, type Settings } from './settings.ts';
 
 /** What is trained. */
 export interface Trainable {
@@ -110,9 +113,10 @@ export class Trainer {
   /** Goes on where `save` was. @throws RequestError where the checkpoint is of another run. */
   restore(path: string): void {
     using file = openSafetensors(path);
-    const settings = file.metadata.get('settings');
-    if (settings !== this.#identity())
-      throw new RequestError(path, `is of a run with ${settings}, this one has ${this.#identity()}`);
+    const before = parseLine(file.metadata.get('settings') ?? '', path, z.record(z.string(), z.unknown()));
+    const differing = differences(before, JSON.parse(this.#identity()) as Settings);
+    if (differing.length > 0)
+      throw new RequestError(path, `is of a run with ${differing.join('; ')}: give the same, or another directory`);
     const step = Number(file.metadata.get('step'));
     if (!Number.isInteger(step) || step < 0 || step > this.totalSteps)
       throw new RequestError(path, `step must be from 0 to ${this.totalSteps}, got ${file.metadata.get('step')}`);

@@ -2,7 +2,7 @@
 import { closeSync, existsSync, openSync, writeFileSync } from 'node:fs';
 import { z } from 'zod';
 import { writeAtomically } from '../checkpoint/file.ts';
-import { parseLine, readLines } from './json-lines.ts';
+import { parseLine, readLines, writing } from './json-lines.ts';
 
 const stepLoss = z.object({
   regression: z.number().optional(),
@@ -35,14 +35,16 @@ export class TrainingLog implements Disposable {
         const read = parseLine(text, `${path}:${number}`, entry);
         if (read.step <= step) this.entries.push(read);
       }
-      writeAtomically(path, [Buffer.from(this.entries.map((kept) => `${JSON.stringify(kept)}\n`).join(''))]);
+      const kept = Buffer.from(this.entries.map((entry) => `${JSON.stringify(entry)}\n`).join(''));
+      writing(path, () => writeAtomically(path, [kept]));
     }
-    this.#file = openSync(path, 'a');
+    this.#file = writing(path, () => openSync(path, 'a'));
   }
 
+  /** @throws RequestError where there is no room: a run goes on from its checkpoint. */
   append(entry: LogEntry): void {
     this.entries.push(entry);
-    writeFileSync(this.#file, `${JSON.stringify(entry)}\n`);
+    writing(this.path, () => writeFileSync(this.#file, `${JSON.stringify(entry)}\n`));
   }
 
   [Symbol.dispose](): void {

@@ -186,7 +186,7 @@ describe('synthesize', () => {
     [['-o', 'OUT', '-m', TINY], 'model: has no tokenizer: it cannot write text'],
     [
       ['-o', 'WHOLE', '--prompts', 'PROMPTS', '--seed', '5'],
-      'was begun with seed 4, got 5: give the same, or another file',
+      'was begun with seed 4, got 5; maxTokens 24, got 256: give the same, or another file',
     ],
     [['-o', 'WHOLE', '--seed', '4', '-n', '24'], 'was begun with prompts "given", got "invented"'],
     [['-o', 'PROMPTS', '--prompts', 'PROMPTS'], 'exists and has no settings beside it'],

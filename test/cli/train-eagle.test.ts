@@ -1,5 +1,5 @@
 /** `eaglet train eagle` and `eaglet eval` as a user meets them, on the real model and a handful of words. */
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { openHeadFiles } from '../../src/checkpoint/head.ts';
@@ -104,6 +104,13 @@ describe('train eagle', () => {
       expect(changed, name).toBe(-1);
     }
 
+    const odd = join(scratch, 'odd');
+    cpSync(head, odd, { recursive: true });
+    writeFileSync(join(odd, 'provenance.json'), '{');
+    const unread = await eaglet(['train', 'eagle', '-o', `${out}-3`, '--conversations', conversations, '--start', odd]);
+    expect(unread.code).toBe(1);
+    expect(unread.stderr).toMatch(/odd\/provenance\.json: file: must be JSON/);
+
     const none = await eaglet([
       'train',
       'eagle',
@@ -189,10 +196,12 @@ describe('train eagle', () => {
     const other = join(scratch, 'other');
     const refused = await eaglet([...args.with(3, other), ...work, '--learning-rate', '0.5']);
     expect(refused.code).toBe(1);
-    expect(refused.stderr).toMatch(/is of a run with/);
+    expect(refused.stderr).toMatch(
+      /is of a run with learningRate 0\.001, got 0\.5: give the same, or another directory$/m,
+    );
     const loss = await eaglet([...args.with(3, other), ...work, '--loss-vocab', '700']);
     expect(loss.code).toBe(1);
-    expect(loss.stderr).toMatch(/is of a run with .*"lossVocabSize":600.*, this one has .*"lossVocabSize":700/);
+    expect(loss.stderr).toMatch(/is of a run with lossVocabSize 600, got 700: /);
     expect(existsSync(other)).toBe(false);
   });
 
