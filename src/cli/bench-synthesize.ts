@@ -5,7 +5,14 @@ import { openEngine, positiveNumber, printJson } from './common.ts';
 import { ProgressBar } from './progress.ts';
 import { answerable, DEFAULT_PROMPTS, obstacle, type PromptEntry, readOpenPrompts } from './prompts.ts';
 import { median } from './statistics.ts';
-import { LaneRates, SynthesisCaches, type SynthesisFlags, synthesisModel, withSynthesisOptions } from './synthesis.ts';
+import {
+  LaneRates,
+  type LaneStep,
+  SynthesisCaches,
+  type SynthesisFlags,
+  synthesisModel,
+  withSynthesisOptions,
+} from './synthesis.ts';
 
 interface Flags extends SynthesisFlags {
   readonly repeats: number;
@@ -37,22 +44,13 @@ async function benchSynthesize(flags: Flags): Promise<void> {
   using caches = new SynthesisCaches(model, flags);
   const synthesis = new Synthesis(model, { kind: 'answer', prompts: endless(prompts) }, flags, new Known());
   const measured: LaneRates[] = [];
-  let stretch = new LaneRates();
-  let spent = 0;
   // The batch begins with prompts alone, then short answers end first: it is as it will stay when all that began together has ended.
-  let warmUp = flags.maxTokens;
+  const warmUp = flags.maxTokens;
   using bar = new ProgressBar('measuring', flags.repeats);
-  for (const step of synthesis.run(caches, 0.5)) {
-    if (step.lane === 'batch') warmUp--;
-    if (warmUp > 0) continue;
-    stretch.add(step);
-    spent += step.ms;
-    if (spent < flags.seconds * 1000) continue;
+  for (const stretch of stretches(synthesis.run(caches, 0.5), { warmUp, ms: flags.seconds * 1000 })) {
     measured.push(stretch);
     bar.update(measured.length);
     if (measured.length === flags.repeats) break;
-    stretch = new LaneRates();
-    spent = 0;
   }
   const ratios = measured.map(({ ratio }) => ratio);
   const { dtype, batch, prefillRows, maxTokens } = flags;
@@ -69,6 +67,29 @@ async function benchSynthesize(flags: Flags): Promise<void> {
       `${batch} in one batch${' '.repeat(14 - String(batch).length)}  ${tokensPerSecond.batch.toFixed(0)} tokens/s, ` +
       `${ratio.median.toFixed(2)}x (${ratio.least.toFixed(2)} to ${ratio.most.toFixed(2)} in ${measured.length} stretches)\n`,
   );
+}
+
+/**
+ * One stretch of time after another. On a busy machine one forward may take all of it: a stretch goes on until both lanes have drawn.
+ * @param warmUp steps of the batch that are not measured. @param ms of a stretch at least.
+ */
+export function* stretches(
+  steps: Iterable<LaneStep>,
+  { warmUp, ms }: { readonly warmUp: number; readonly ms: number },
+): Generator<LaneRates, void, void> {
+  let stretch = new LaneRates();
+  let spent = 0;
+  let left = warmUp;
+  for (const step of steps) {
+    if (step.lane === 'batch') left--;
+    if (left > 0) continue;
+    stretch.add(step);
+    spent += step.ms;
+    if (spent < ms || !stretch.comparable) continue;
+    yield stretch;
+    stretch = new LaneRates();
+    spent = 0;
+  }
 }
 
 /** The same prompts again and again, each time another conversation. */

@@ -72,11 +72,18 @@ export class SynthesisCaches implements Disposable {
   }
 }
 
+export interface LaneStep {
+  readonly lane: Lane;
+  /** Tokens. */
+  readonly drawn: number;
+  readonly ms: number;
+}
+
 /** Tokens drawn and milliseconds, by lane. */
 export class LaneRates {
   readonly #sums = { batch: { drawn: 0, ms: 0 }, alone: { drawn: 0, ms: 0 } };
 
-  add({ lane, drawn, ms }: { readonly lane: Lane; readonly drawn: number; readonly ms: number }): void {
+  add({ lane, drawn, ms }: LaneStep): void {
     this.#sums[lane].drawn += drawn;
     this.#sums[lane].ms += ms;
   }
@@ -86,7 +93,12 @@ export class LaneRates {
     return (drawn / ms) * 1000;
   }
 
-  /** The batch's tokens a second over those of one conversation alone. */
+  /** Whether both have drawn. */
+  get comparable(): boolean {
+    return Object.values(this.#sums).every(({ drawn }) => drawn > 0);
+  }
+
+  /** The batch's tokens a second over those of one conversation alone; a number where both are comparable. */
   get ratio(): number {
     return this.tokensPerSecond('batch') / this.tokensPerSecond('alone');
   }
