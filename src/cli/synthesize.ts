@@ -84,7 +84,7 @@ export async function synthesize(flags: Flags): Promise<Summary> {
     open === undefined ? { kind: 'invent', count: total } : { kind: 'answer', prompts: open.prompts };
   if (store !== undefined) {
     if (store.texts < already) {
-      const rule = `has features of ${store.texts} conversations, ${file.path} holds ${already}: leave out --features, training computes them from the file (--conversations)`;
+      const rule = `has features of ${store.texts} conversations, ${file.path} holds ${already}: write it without features, \`train --conversations\` computes them`;
       throw new RequestError(store.directory, rule);
     }
     const answers = open?.prompts.reduce((sum, { followUps }) => sum + 1 + followUps.length, 0) ?? total - already;

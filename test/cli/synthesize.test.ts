@@ -94,7 +94,7 @@ describe('synthesize', () => {
     const later = await eaglet([...args, '--count', '3', '--features', features]);
     expect(later.code).toBe(1);
     expect(later.stderr).toContain(
-      `${features}: has features of 0 conversations, ${out} holds 2: leave out --features`,
+      `${features}: has features of 0 conversations, ${out} holds 2: write it without features`,
     );
     expect(read(out)).toHaveLength(2);
     const endless = ['synthesize', '-o', join(scratch, 'endless.jsonl'), '--features', features];

@@ -1,5 +1,5 @@
 /** `eaglet train eagle` and `eaglet eval` as a user meets them, on the real model and a handful of words. */
-import { cpSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { openHeadFiles } from '../../src/checkpoint/head.ts';
@@ -202,6 +202,12 @@ describe('train eagle', () => {
     const loss = await eaglet([...args.with(3, other), ...work, '--loss-vocab', '700']);
     expect(loss.code).toBe(1);
     expect(loss.stderr).toMatch(/is of a run with lossVocabSize 600, got 700: /);
+    const curves = join(scratch, 'work', 'curves.svg');
+    rmSync(curves);
+    mkdirSync(curves);
+    const unwritten = await eaglet([...args.with(3, other), ...work]);
+    expect(unwritten.code).toBe(1);
+    expect(unwritten.stderr).toContain(`${curves}: cannot be written: EISDIR`);
     expect(existsSync(other)).toBe(false);
   });
 
@@ -209,12 +215,14 @@ describe('train eagle', () => {
     ['eagle', SMALL],
     ['draft', ['--hidden-size', '32', '--batch-tokens', '128']],
     ['medusa', [...VOCABULARIES, '--heads', '1', '--batch-tokens', '128']],
-  ])('train %s takes --out with a slash behind it', async (command, small) => {
+  ])('train %s takes --out with a slash behind it, and says where its text is from', async (command, small) => {
     const out = join(scratch, `slash-${command}`);
     const args = ['train', command, '-o', `${out}/`, '--conversations', conversations, ...small, '--epochs', '1'];
-    const trained = await eaglet(args);
+    const trained = await eaglet([...args, '--features', join(`${head}.training`, 'features')]);
     expect(trained.code, trained.stderr).toBe(0);
     expect(existsSync(join(out, 'config.json'))).toBe(true);
+    const provenance = JSON.parse(readFileSync(join(out, 'provenance.json'), 'utf8')) as Record<string, unknown>;
+    expect(provenance.data).toEqual({ conversations: [basename(conversations)] });
     expect(existsSync(join(`${out}.training`, 'curves.svg'))).toBe(true);
   });
 

@@ -127,9 +127,12 @@ describe('a training run', () => {
       (trainer, head) => {
         const before = weightsOf(head);
         expect(() => trainer.restore(checkpoint)).toThrow(RequestError);
+        expect(() => trainer.restore(checkpoint)).toThrow(
+          'is of a run with learningRate 0.003, got 0.001; seed 7, got 8: give the same, or another directory',
+        );
         expect(weightsOf(head)).toEqual(before);
       },
-      { ...SETTINGS, learningRate: 1e-3 },
+      { ...SETTINGS, learningRate: 1e-3, seed: 8 },
     );
   });
 
