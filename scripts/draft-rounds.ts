@@ -14,10 +14,9 @@ import { LookaheadWindow } from '../src/draft/lookahead-window.ts';
 import { MedusaHeads } from '../src/draft/medusa-heads.ts';
 import { createDrafter, DRAFTERS, type DrafterName, type DrafterParts } from '../src/draft/registry.ts';
 import { type TreeOption, treePolicy } from '../src/draft/tree-option.ts';
-import { buildTokenizer, chatTemplateOf, DEFAULT_MODEL, shipped } from '../src/engine.ts';
+import { buildChatTemplate, buildTokenizer, DEFAULT_MODEL, shipped } from '../src/engine.ts';
 import { createKernels } from '../src/kernels/choose.ts';
 import { loadTarget } from '../src/model/registry.ts';
-import { ChatTemplate } from '../src/tokenizer/chat-template.ts';
 
 const QUESTION =
   'Translate into plain words: The ferry leaves the harbour at dawn, and it comes back to the harbour at dusk. ' +
@@ -86,7 +85,7 @@ export async function draftRounds(
   const name = (token: number): string => tokenizer.decode([token], { includeSpecial: true }).trimStart() || '⏎';
   const chat = [{ role: 'user', content: QUESTION }];
   const question = [
-    ...new ChatTemplate(chatTemplateOf(checkpoint)!).encode(tokenizer, chat, { addGenerationPrompt: true }),
+    ...buildChatTemplate(checkpoint, tokenizer)!.encode(tokenizer, chat, { addGenerationPrompt: true }),
   ];
   const text = [...question, ...tokenizer.encode(ANSWER)];
 

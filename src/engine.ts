@@ -166,8 +166,7 @@ export class Engine implements Disposable {
     if (options.lookahead !== undefined) checkLookahead(options.lookahead, this.contextSize);
     this.tokenizer = tokenizer && buildTokenizer(tokenizer, checkpoint.path);
     if (draft !== undefined) checkTokens(this.tokenizer, draft, config.vocabSize);
-    const template = chatTemplateOf(checkpoint);
-    this.chatTemplate = template === undefined ? undefined : new ChatTemplate(template);
+    this.chatTemplate = buildChatTemplate(checkpoint, this.tokenizer);
     try {
       const kernels = createKernels({
         ...(options.threads !== undefined && { threads: options.threads }),
@@ -435,8 +434,20 @@ export function buildTokenizer(tokenizer: NonNullable<Checkpoint['tokenizer']>, 
     : tokenizerFromJson(tokenizer.tokenizerJson, tokenizer.tokenizerConfig, path);
 }
 
-export function chatTemplateOf({ tokenizer }: Checkpoint): string | undefined {
-  return tokenizer?.kind === 'gguf' ? tokenizer.data.chatTemplate : tokenizer?.chatTemplate;
+/** Undefined where the model comes without one. @throws CheckpointError naming the model for what is no template. */
+export function buildChatTemplate(
+  { path, tokenizer: files }: Checkpoint,
+  tokenizer: Tokenizer | undefined,
+): ChatTemplate | undefined {
+  const template = files?.kind === 'gguf' ? files.data.chatTemplate : files?.chatTemplate;
+  if (template === undefined) return undefined;
+  const textOf = (id: number | undefined): string =>
+    id === undefined ? '' : (tokenizer?.decode([id], { includeSpecial: true }) ?? '');
+  return new ChatTemplate(template, {
+    bosToken: textOf(tokenizer?.bosId),
+    eosToken: textOf(tokenizer?.eosId),
+    file: path,
+  });
 }
 
 /** What forwards cost on this machine. */

@@ -305,6 +305,35 @@ describe('a second text', () => {
   });
 });
 
+/** The path of the tiny GGUF with keys changed. */
+function written(name: string, changes: Parameters<typeof withKeys>[0]): string {
+  const path = join(directory, name);
+  writeFileSync(path, buildGguf(withKeys(changes)));
+  return path;
+}
+
+describe('the chat template', () => {
+  const withTemplate = (name: string, template: string): string =>
+    written(name, {
+      'tokenizer.ggml.bos_token_id': { type: 'u32', value: 4 },
+      'tokenizer.chat_template': { type: 'string', value: template },
+    });
+
+  it('has the texts of BOS and EOS, of which a control token becomes one', async () => {
+    using engine = await loadEngine({
+      model: withTemplate('template.gguf', '{{ bos_token }}{{ messages[0].content }}{{ eos_token }}'),
+    });
+    const messages = [{ role: 'user', content: 'c' }];
+    expect(engine.chatTemplate!.render(messages, { addGenerationPrompt: true })).toBe('abc<|end|>');
+    expect(engine.encode(messages)).toEqual([4, 3, 0]);
+  });
+
+  it('is named by its file where it is none', async () => {
+    const path = withTemplate('no-template.gguf', '{% for %}');
+    await expect(loadEngine({ model: path })).rejects.toThrow(`${path}: chat_template: is not a Jinja template`);
+  });
+});
+
 describe('requests that cannot be served', () => {
   it.each([
     ['an empty prompt', [], {}, 'prompt: must have at least one token'],
@@ -570,12 +599,6 @@ describe('a draft model', () => {
       /drafter: "draft" is not loaded, available: none, eagle, /,
     );
   });
-
-  const written = (name: string, changes: Parameters<typeof withKeys>[0]): string => {
-    const path = join(directory, name);
-    writeFileSync(path, buildGguf(withKeys(changes)));
-    return path;
-  };
 
   it('of another vocabulary is refused', async () => {
     const tiny = written('tiny.gguf', {});
