@@ -3,7 +3,7 @@ import { statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { CheckpointError } from '../errors.ts';
 import type { ModelConfig } from '../model/config.ts';
-import type { TensorEntry, TensorSource } from '../tensor/source.ts';
+import type { TensorSource } from '../tensor/source.ts';
 import { readModelConfig } from './config.ts';
 import { describe, readJsonIfPresent, readTextIfPresent } from './file.ts';
 import { type GgufTokenizerData, openGguf } from './gguf.ts';
@@ -103,19 +103,4 @@ function isDirectory(path: string): boolean {
   } catch (cause) {
     throw new CheckpointError(path, 'path', `must exist, got ${describe(cause)}`, { cause });
   }
-}
-
-/** The entry of a tensor that must be there with this shape. */
-export function requireShape(source: TensorSource, name: string, shape: readonly number[]): TensorEntry {
-  const entry = source.entries.get(name);
-  if (entry === undefined) {
-    // `read` knows why: missing, or of an element type that is not supported.
-    source.read(name);
-    throw new CheckpointError(source.path, name, 'the tensor is missing from the file');
-  }
-  if (entry.shape.length !== shape.length || entry.shape.some((size, i) => size !== shape[i])) {
-    const rule = `expected shape [${shape.join(', ')}], got [${entry.shape.join(', ')}]`;
-    throw new CheckpointError(source.path, name, rule);
-  }
-  return entry;
 }

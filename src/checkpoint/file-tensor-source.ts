@@ -4,7 +4,13 @@
  */
 import { closeSync } from 'node:fs';
 import { CheckpointError, DisposedError } from '../errors.ts';
-import { rowExtent, type TensorEntry, type TensorSource } from '../tensor/source.ts';
+import {
+  absentTensor,
+  rowExtent,
+  type TensorEntry,
+  type TensorSource,
+  type UnsupportedTensor,
+} from '../tensor/source.ts';
 import { readExactly } from './file.ts';
 
 /** A tensor and where it starts in the file, in bytes. The reader has checked offset + byteLength <= file size. */
@@ -16,9 +22,8 @@ export interface PlacedTensor {
 export class FileTensorSource implements TensorSource {
   readonly path: string;
   readonly entries: ReadonlyMap<string, TensorEntry>;
+  readonly unsupported: ReadonlyMap<string, UnsupportedTensor>;
   readonly #offsets: ReadonlyMap<string, number>;
-  /** Name → element type of tensors that are in the file but cannot be read. */
-  readonly #unsupported: ReadonlyMap<string, string>;
   #fd: number | null;
   /** Grows to the most bytes read at once so far, so loading a model allocates a handful of times. */
   #staging = new Uint8Array(0);
@@ -27,29 +32,21 @@ export class FileTensorSource implements TensorSource {
     path: string,
     fd: number,
     tensors: readonly PlacedTensor[],
-    unsupported: ReadonlyMap<string, string> = new Map(),
+    unsupported: ReadonlyMap<string, UnsupportedTensor> = new Map(),
   ) {
     this.path = path;
     this.#fd = fd;
     this.entries = new Map(tensors.map(({ entry }) => [entry.name, entry]));
     this.#offsets = new Map(tensors.map(({ entry, offset }) => [entry.name, offset]));
-    this.#unsupported = unsupported;
+    this.unsupported = unsupported;
   }
 
   read(name: string, firstRow?: number, rows?: number): Uint8Array {
     if (this.#fd === null) throw new DisposedError(`the tensor source of ${this.path}`);
     const entry = this.entries.get(name);
     const offset = this.#offsets.get(name);
-    if (entry === undefined || offset === undefined) {
-      const type = this.#unsupported.get(name);
-      throw new CheckpointError(
-        this.path,
-        name,
-        type === undefined
-          ? 'the tensor is missing from the file'
-          : `element type ${type} is not supported; supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1`,
-      );
-    }
+    if (entry === undefined || offset === undefined)
+      throw absentTensor(this, name, 'the tensor is missing from the file');
     const extent = rowExtent(entry, firstRow, rows);
     if (this.#staging.length < extent.bytes) {
       try {

@@ -6,7 +6,7 @@ import { closeSync } from 'node:fs';
 import { CheckpointError } from '../errors.ts';
 import { BLOCK, type SourceType, sourceRowBytes } from '../kernels/kernels.ts';
 import type { ModelConfig } from '../model/config.ts';
-import type { TensorEntry, TensorSource } from '../tensor/source.ts';
+import { absentTensor, type TensorSource, type UnsupportedTensor } from '../tensor/source.ts';
 import { checkLimits, SUPPORTED_FAMILIES } from './config.ts';
 import { openRegularFile } from './file.ts';
 import { countElements, FileTensorSource, type PlacedTensor, refuseOverlaps } from './file-tensor-source.ts';
@@ -100,7 +100,7 @@ export async function openGguf(path: string): Promise<GgufFile> {
     refuseUnsupportedFiles(path, metadata);
     const { placed, unsupported } = placeTensors(path, header, fileBytes);
     const source = new FileTensorSource(path, fd, placed, unsupported);
-    const config = readConfig(path, metadata, source.entries, unsupported);
+    const config = readConfig(path, metadata, source);
     const tokenizer = readTokenizer(path, metadata, config.vocabSize);
     const generalName = metadata.string('general.name');
     return {
@@ -147,7 +147,7 @@ function refuseUnsupportedFiles(path: string, metadata: Metadata): void {
 /** Gives every tensor its Hugging Face name and holds its bytes against the file. */
 function placeTensors(path: string, header: GgufHeader, fileBytes: number) {
   const placed: PlacedTensor[] = [];
-  const unsupported = new Map<string, string>();
+  const unsupported = new Map<string, UnsupportedTensor>();
   const extents: { name: string; begin: number; end: number }[] = [];
   const seen = new Set<string>();
   for (const info of header.tensors) {
@@ -167,7 +167,7 @@ function placeTensors(path: string, header: GgufHeader, fileBytes: number) {
     }
     extents.push({ name: info.name, begin: info.offset, end });
     if (type === undefined) {
-      unsupported.set(name, OTHER_TYPES[info.type] ?? `number ${info.type}`);
+      unsupported.set(name, { ownName: info.name, type: OTHER_TYPES[info.type] ?? `number ${info.type}` });
     } else {
       placed.push({ entry: { name, type, shape, byteLength }, offset: info.offset });
     }
@@ -209,20 +209,16 @@ const KEYS = {
   rmsNormEps: 'llama.attention.layer_norm_rms_epsilon',
 } as const;
 
-function readConfig(
-  path: string,
-  metadata: Metadata,
-  entries: ReadonlyMap<string, TensorEntry>,
-  unsupported: ReadonlyMap<string, string>,
-): ModelConfig {
+function readConfig(path: string, metadata: Metadata, source: FileTensorSource): ModelConfig {
+  const { entries, unsupported } = source;
   const hiddenSize = metadata.number(KEYS.hiddenSize);
   const heads = metadata.number(KEYS.heads);
   const headDim = metadata.number(KEYS.headDim, hiddenSize / heads);
   const embedding = entries.get('model.embed_tokens.weight');
   if (embedding === undefined || embedding.shape.length !== 2 || embedding.shape[1] !== hiddenSize) {
-    const type = unsupported.get('model.embed_tokens.weight');
-    const got = type ? `type ${type}` : embedding ? `[${embedding.shape.join(', ')}]` : 'nothing';
-    const rule = `expected a matrix [vocabulary, ${hiddenSize}] of a supported type, got ${got}`;
+    const got = embedding ? `[${embedding.shape.join(', ')}]` : 'nothing';
+    const rule = `expected a matrix [vocabulary, ${hiddenSize}], got ${got}`;
+    if (unsupported.has('model.embed_tokens.weight')) throw absentTensor(source, 'model.embed_tokens.weight', rule);
     throw new CheckpointError(path, 'token_embd.weight', rule);
   }
   const config: ModelConfig = {

@@ -98,6 +98,7 @@ function withoutBytes(source: TensorSource): TensorSource {
   return {
     path: source.path,
     entries: source.entries,
+    ...(source.unsupported && { unsupported: source.unsupported }),
     read(name, firstRow, rows) {
       const type = source.entries.get(name)?.type;
       return type === undefined || type === 'I64' || type === 'BOOL'

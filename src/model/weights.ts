@@ -10,7 +10,7 @@ import {
   TILE_ROWS,
   type WeightDtype,
 } from '../kernels/kernels.ts';
-import type { TensorEntry, TensorSource } from '../tensor/source.ts';
+import { absentTensor, type TensorEntry, type TensorSource } from '../tensor/source.ts';
 
 /** `auto` keeps the file's own precision class per tensor. */
 export const MODEL_DTYPES = ['auto', ...(['f32', 'q8', 'q4'] as const)] as const;
@@ -56,8 +56,7 @@ export class WeightLoader implements Disposable {
   /** The entry of a floating-point tensor of exactly this shape. */
   entry(name: string, shape: readonly number[]): SourceEntry {
     const entry = this.#source.entries.get(name);
-    if (entry === undefined)
-      throw new CheckpointError(this.#source.path, name, `must be present, with shape [${shape}]`);
+    if (entry === undefined) throw absentTensor(this.#source, name, `must be present, with shape [${shape}]`);
     if (entry.shape.length !== shape.length || entry.shape.some((size, i) => size !== shape[i])) {
       throw new CheckpointError(this.#source.path, name, `expected shape [${shape}], got [${entry.shape}]`);
     }
