@@ -202,8 +202,9 @@ napi_value jsRelease(napi_env env, napi_callback_info info) {
 
 napi_value jsSetThreads(napi_env env, napi_callback_info info) {
   Arguments a(env, info);
-  setThreads(a.integer());
-  return nullptr;
+  napi_value result;
+  napi_create_int32(env, setThreads(a.integer()), &result);
+  return result;
 }
 
 napi_value jsPack(napi_env env, napi_callback_info info) {

@@ -1,11 +1,12 @@
 #include "threads.h"
 
+#include <pthread.h>
+
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
-#include <thread>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -52,7 +53,7 @@ struct alignas(64) Share {
 
 struct Pool {
   std::mutex caller;  // one job at a time, also when several JavaScript threads load the add-on
-  std::vector<std::thread> workers;
+  std::vector<pthread_t> workers;  // a std::thread would throw where the system refuses it, and nothing here is compiled to catch
   int threads = 1;
 
   uint64_t job = 0;
@@ -104,11 +105,25 @@ struct Pool {
       stop = true;
     }
     wake.notify_all();
-    for (auto& worker : workers) worker.join();
+    for (pthread_t worker : workers) pthread_join(worker, nullptr);
     workers.clear();
     stop = false;
   }
 };
+
+// What a worker is started with.
+struct Post {
+  Pool* pool;
+  int thread;
+};
+
+void* startWorker(void* data) {
+  Post* post = static_cast<Post*>(data);
+  const Post own = *post;
+  delete post;
+  own.pool->run(own.thread);
+  return nullptr;
+}
 
 // Never destroyed: workers may outlive static destruction when the process exits.
 Pool& pool() {
@@ -127,14 +142,23 @@ thread_local Scratch threadScratch;
 
 }  // namespace
 
-void setThreads(int threads) {
+int setThreads(int threads) {
   Pool& p = pool();
   std::lock_guard<std::mutex> lock(p.caller);
-  if (threads == p.threads) return;
+  if (threads == p.threads) return threads;
   p.end();
-  p.threads = threads;
   p.shares.reset(new Share[threads]);
-  for (int i = 1; i < threads; i++) p.workers.emplace_back([&p, i] { p.run(i); });
+  p.threads = 1;
+  for (; p.threads < threads; p.threads++) {
+    pthread_t worker;
+    Post* post = new Post{&p, p.threads};
+    if (pthread_create(&worker, nullptr, startWorker, post) != 0) {
+      delete post;
+      break;
+    }
+    p.workers.push_back(worker);
+  }
+  return p.threads;
 }
 
 int threadCount() { return pool().threads; }

@@ -6,8 +6,8 @@
 
 namespace eaglet {
 
-// Threads that work, the caller included. Ends and restarts workers when the number changes.
-void setThreads(int threads);
+// Threads that work, the caller included. Ends and restarts workers when the number changes; returns how many the system let start.
+int setThreads(int threads);
 int threadCount();
 
 // Calls body(context, chunk) for chunk = 0..chunks-1 on the pool and the caller; returns when all are done.

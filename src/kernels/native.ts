@@ -20,7 +20,8 @@ type Floats = Float32Array;
 interface NativeTable {
   allocate(bytes: number, dense: number): ArrayBuffer;
   release(buffer: ArrayBuffer): void;
-  setThreads(threads: number): void;
+  /** How many work then, the caller included: fewer where the system refuses some. */
+  setThreads(threads: number): number;
   pack(
     dtype: number,
     rows: number,
@@ -173,7 +174,7 @@ export function nativeTables(): readonly string[] {
 
 const dtypeIndex = (matrix: PackedMatrix): number => WEIGHT_DTYPES.indexOf(matrix.dtype);
 
-/** Far more than help, few enough that any system has them. */
+/** Far more than help. */
 export const MOST_THREADS = 256;
 
 /** @throws RequestError where that many threads cannot be. */
@@ -188,20 +189,21 @@ export function checkThreads(threads: number): void {
  */
 const living: { readonly threads: number }[] = [];
 
-function joinPool(table: NativeTable, threads: number): () => void {
-  const member = { threads };
+function joinPool(table: NativeTable, wanted: number): { readonly threads: number; readonly leave: () => void } {
+  const member = { threads: wanted };
   living.push(member);
-  table.setThreads(threads);
-  return () => {
+  const leave = (): void => {
     const at = living.indexOf(member);
     if (at < 0) return; // disposed before
     living.splice(at, 1);
     table.setThreads(living.at(-1)?.threads ?? 1);
   };
+  return { threads: table.setThreads(wanted), leave };
 }
 
 /**
- * @param options.isa one of `nativeTables()`; @param options.threads working threads, the caller included.
+ * @param options.isa one of `nativeTables()`; @param options.threads working threads, the caller included; where the system
+ * refuses some, the others do the work, and the kernels say how many there are.
  * The pool is one per process: the youngest living instance sets its size. Worker threads do not know of each other's instances.
  */
 export function createNativeKernels(options: {
@@ -215,9 +217,8 @@ export function createNativeKernels(options: {
       `kernels: no table "${options.isa}" on this machine, available: ${nativeTables().join(', ') || 'none'}`,
     );
   }
-  const { threads } = options;
-  checkThreads(threads);
-  const leavePool = joinPool(table, threads);
+  checkThreads(options.threads);
+  const { threads, leave } = joinPool(table, options.threads);
   const useKv = (kv: KvLayer): void =>
     table.useKv(kv.dtype === 'f16' ? 1 : 0, kv.kvHeads, kv.headDim, kv.slots, kv.keys, kv.values);
   const use = (kv: KvLayer, layout: AttentionLayout): void => {
@@ -226,7 +227,7 @@ export function createNativeKernels(options: {
   };
   const kernels: Kernels = {
     isa: options.isa,
-    threads: options.threads,
+    threads,
     allocate: (bytes, dense) => table.allocate(bytes, dense ? 1 : 0),
     release: (buffer) => table.release(buffer),
     pack: (m, firstRow, source, type, rowMap) =>
@@ -279,7 +280,7 @@ export function createNativeKernels(options: {
       table.softCrossEntropy(losses, dLogits, logits, teacher, weights, n, cols),
     fmaLimit: (repeats) => table.fmaLimit(repeats),
     bandwidth: (bytes, repeats) => table.bandwidth(bytes, repeats),
-    dispose: leavePool,
+    dispose: leave,
   };
   // Inside the checks: they are TypeScript, so their time is not the kernels'.
   return checked(clocked(kernels, options.clock));

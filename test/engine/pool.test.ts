@@ -1,5 +1,7 @@
 /** One thread pool per process, shared by all engines. */
+import { spawnSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
 import { expect, it } from 'vitest';
 import { createNativeKernels, nativeTables } from '../../src/kernels/native.ts';
 
@@ -23,5 +25,38 @@ it.skipIf(isa === undefined || process.platform !== 'linux')(
     expect(threadsOfProcess()).toBe(none + 3);
     third.dispose();
     expect(threadsOfProcess()).toBe(none);
+  },
+);
+
+/** Leaves a process room for the stacks of few threads, asks for many, and computes with what there is. */
+const CROWDED = `
+  import { spawnSync } from 'node:child_process';
+  import { readFileSync } from 'node:fs';
+  import { createNativeKernels } from './src/kernels/native.ts';
+  const kernels = createNativeKernels({ isa: '${isa}', threads: 1 });
+  const bytes = 1024 * Number(/VmSize:\\s+(\\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))[1]);
+  const { status } = spawnSync('prlimit', ['--pid', String(process.pid), '--as=' + (bytes + 2 ** 27)]);
+  const crowded = createNativeKernels({ isa: '${isa}', threads: 256 });
+  const x = Float32Array.from({ length: 6400 }, (_, i) => i % 7);
+  const outs = [kernels, crowded].map((some) => {
+    const out = new Float32Array(6400);
+    some.softmax(out, x, 100, 64, 1);
+    return out;
+  });
+  console.log(JSON.stringify({ limited: status === 0, threads: crowded.threads, same: outs[0].join() === outs[1].join() }));
+  crowded.dispose();
+`;
+
+it.skipIf(isa === undefined || process.platform !== 'linux' || spawnSync('prlimit', ['--version']).status !== 0)(
+  'threads that the system refuses are done without, and not counted',
+  () => {
+    const cwd = fileURLToPath(new URL('../../', import.meta.url));
+    const args = ['--import', 'tsx', '--input-type=module', '-e', CROWDED];
+    const { stdout, status } = spawnSync(process.execPath, args, { cwd, encoding: 'utf8' });
+    expect(status).toBe(0);
+    const { threads, ...others } = JSON.parse(stdout) as { threads: number };
+    expect(others).toEqual({ limited: true, same: true });
+    expect(threads).toBeGreaterThanOrEqual(1);
+    expect(threads).toBeLessThan(256);
   },
 );
