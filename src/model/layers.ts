@@ -1,8 +1,9 @@
 /** The pre-norm decoder layer of the Llama family, against `Ops`: eager or taped. */
 import type { KvLayer, PackedMatrix } from '../kernels/kernels.ts';
-import type { EagerOps, HeadShape, Ops, RotaryTables } from '../tensor/ops.ts';
+import type { EagerOps, HeadShape, Ops } from '../tensor/ops.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import type { ForwardBatch } from './forward-batch.ts';
+import type { Rotary } from './rope.ts';
 import { halvesFromPairs, type Part, type WeightLoader } from './weights.ts';
 
 export interface LayerShape extends HeadShape {
@@ -33,7 +34,7 @@ export interface WeightTensor {
 export interface LayerSettings {
   readonly shape: LayerShape;
   readonly eps: number;
-  readonly rotary: RotaryTables;
+  readonly rotary: Rotary;
 }
 
 export function loadLayer(
@@ -125,7 +126,8 @@ export function decoderLayer(
   { shape, eps, rotary }: LayerSettings,
   { positions, layout }: Pick<ForwardBatch, 'positions' | 'layout'>,
 ): Tensor {
-  const attended = ops.attention(project(ops, weights, x, eps), shape, positions, rotary, kv, layout);
+  const tables = rotary(positions, x.rows);
+  const attended = ops.attention(project(ops, weights, x, eps), shape, positions, tables, kv, layout);
   const h = ops.linear(attended, weights.output, x);
   const gated = ops.swiglu(ops.linear(ops.rmsNorm(h, weights.postAttentionNorm, eps), weights.gateUp));
   return ops.linear(gated, weights.down, h);
@@ -140,7 +142,7 @@ export function storeKeysAndValues(
   { shape, eps, rotary }: LayerSettings,
   { positions, layout }: Pick<ForwardBatch, 'positions' | 'layout'>,
 ): void {
-  ops.store(project(ops, weights, x, eps), shape, positions, rotary, kv, layout);
+  ops.store(project(ops, weights, x, eps), shape, positions, rotary(positions, x.rows), kv, layout);
 }
 
 /** x [n, d] → [n, (heads + 2·kvHeads)·headDim], not yet rotated. */
