@@ -3,6 +3,18 @@
  * A leaf: every module may import it. Messages say where, the rule, and what was got.
  */
 
+/** A value of unknown origin, short enough for a message: 60 characters name any honest setting. */
+export function show(value: unknown): string {
+  if (value === undefined) return 'nothing';
+  if (typeof value === 'object' && value !== null) return Array.isArray(value) ? 'an array' : 'an object';
+  return (typeof value === 'string' ? JSON.stringify(value) : String(value)).slice(0, 60);
+}
+
+/** Of a message's part that may hold names from a file: those may have megabytes. */
+const MOST_CHARACTERS = 1000;
+
+const cut = (text: string): string => (text.length > MOST_CHARACTERS ? `${text.slice(0, MOST_CHARACTERS)}…` : text);
+
 /** A model, head or tokenizer file is malformed, unsupported, or does not fit its partner. */
 export class CheckpointError extends Error {
   override readonly name = 'CheckpointError';
@@ -11,7 +23,7 @@ export class CheckpointError extends Error {
   readonly rule: string;
   /** @param file the file's path; @param field the key or tensor; @param rule what must hold, with what was got. */
   constructor(file: string, field: string, rule: string, options?: ErrorOptions) {
-    super(`${file}: ${field}: ${rule}`, options);
+    super(`${file}: ${cut(field)}: ${cut(rule)}`, options);
     this.file = file;
     this.field = field;
     this.rule = rule;

@@ -5,7 +5,7 @@
 import { z } from 'zod';
 import type { HeadConfig } from '../draft/head-config.ts';
 import { type MedusaConfig, MOST_MEDUSA_HEADS, MOST_MEDUSA_LAYERS } from '../draft/medusa-config.ts';
-import { CheckpointError } from '../errors.ts';
+import { CheckpointError, show } from '../errors.ts';
 import type { ModelConfig } from '../model/config.ts';
 
 /** Model families with a forward pass in `model/`. */
@@ -21,7 +21,7 @@ const LIMITS = {
   headDim: [2, 1024, '64 to 256 are in use'],
   vocabSize: [1, 2 ** 20, 'the largest in use are about 2^18'],
   draftVocabSize: [1, 2 ** 20, 'as vocabSize'],
-  contextLength: [1, 2 ** 24, 'the longest claimed is 10 million'],
+  contextLength: [2, 2 ** 24, 'a token and one that follows; the longest claimed is 10 million'],
   ropeTheta: [1, 1e12, '1e4 to 1e9 are in use; 1 and below turns no frequency down'],
   rmsNormEps: [1e-12, 1e-2, '1e-5 and 1e-6 are in use; 0 divides by zero on a zero row'],
 } as const satisfies Record<string, readonly [number, number, string]>;
@@ -88,6 +88,12 @@ const ropeVariant = z
     type: z.literal('default').optional(),
     rope_type: z.literal('default').optional(),
     rope_theta: z.number().optional(),
+    factor: z.number().nullish(),
+  })
+  // Of no type it is linear scaling's.
+  .refine(({ type, rope_type, factor }) => (type ?? rope_type) !== undefined || (factor ?? 1) === 1, {
+    path: ['factor'],
+    message: 'must be 1 or absent where there is no type',
   })
   .nullish();
 
@@ -212,10 +218,4 @@ function valueAt(json: unknown, path: readonly PropertyKey[]): unknown {
     value = Object.getOwnPropertyDescriptor(value, key)?.value;
   }
   return value;
-}
-
-/** A value short enough for a message: 60 characters name any honest setting. */
-function show(value: unknown): string {
-  if (typeof value === 'object' && value !== null) return Array.isArray(value) ? 'an array' : 'an object';
-  return (JSON.stringify(value) ?? 'nothing').slice(0, 60);
 }

@@ -3,7 +3,7 @@
  * Knows what the keys mean; `gguf-header.ts` knows the bytes.
  */
 import { closeSync } from 'node:fs';
-import { CheckpointError } from '../errors.ts';
+import { CheckpointError, show } from '../errors.ts';
 import { BLOCK, type SourceType, sourceRowBytes } from '../kernels/kernels.ts';
 import type { ModelConfig } from '../model/config.ts';
 import { absentTensor, type TensorSource, type UnsupportedTensor } from '../tensor/source.ts';
@@ -120,11 +120,11 @@ export async function openGguf(path: string): Promise<GgufFile> {
 function refuseUnsupportedFiles(path: string, metadata: Metadata): void {
   const family = metadata.string('general.architecture');
   if (!SUPPORTED_FAMILIES.some((supported) => supported === family)) {
-    const rule = `unsupported family, supported: ${SUPPORTED_FAMILIES.join(', ')}, got ${family ?? 'nothing'}`;
+    const rule = `unsupported family, supported: ${SUPPORTED_FAMILIES.join(', ')}, got ${show(family)}`;
     throw new CheckpointError(path, 'general.architecture', rule);
   }
   const kind = metadata.string('general.type') ?? 'model';
-  if (kind !== 'model') throw new CheckpointError(path, 'general.type', `must be a whole model, got ${kind}`);
+  if (kind !== 'model') throw new CheckpointError(path, 'general.type', `must be a whole model, got ${show(kind)}`);
   // What must hold for plain Llama. Each of these keys, set otherwise, asks for a different forward pass.
   const plain: readonly (readonly [string, readonly GgufValue[]])[] = [
     ['split.count', [0, 1]],
@@ -139,7 +139,7 @@ function refuseUnsupportedFiles(path: string, metadata: Metadata): void {
   for (const [key, allowed] of plain) {
     const value = metadata.values.get(key);
     if (value !== undefined && !allowed.includes(value)) {
-      throw new CheckpointError(path, key, `must be ${allowed.join(' or ')} or absent, got ${String(value)}`);
+      throw new CheckpointError(path, key, `must be ${allowed.join(' or ')} or absent, got ${show(value)}`);
     }
   }
 }
@@ -328,6 +328,6 @@ class Metadata {
     const value = this.values.get(key);
     if (value === undefined) return undefined;
     if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value < tokenCount) return value;
-    throw new CheckpointError(this.#path, key, `must be a token id below ${tokenCount}, got ${String(value)}`);
+    throw new CheckpointError(this.#path, key, `must be a token id below ${tokenCount}, got ${show(value)}`);
   }
 }

@@ -28,6 +28,7 @@ import {
   measureHead,
 } from './head-fit.ts';
 import { ProgressBar } from './progress.ts';
+import { escapeControls, truncate } from './terminal-text.ts';
 
 interface Flags {
   readonly target?: string;
@@ -243,7 +244,8 @@ function describeTokenizer(
       return null;
     case 'gguf': {
       const { model, pre, tokens, chatTemplate } = tokenizer.data;
-      const kind = `${model}, pre-tokenizer ${pre}, ${formatCount(tokens.length)} tokens`;
+      const named = [model, pre].map((name) => truncate(escapeControls(name), 40));
+      const kind = `${named.join(', pre-tokenizer ')}, ${formatCount(tokens.length)} tokens`;
       return { kind, chatTemplate: chatTemplate !== undefined };
     }
     case 'json':

@@ -10,6 +10,7 @@ import { register as generate } from './generate.ts';
 import { register as inspect } from './inspect.ts';
 import { register as pull } from './pull.ts';
 import { register as synthesize } from './synthesize.ts';
+import { escapeLines } from './terminal-text.ts';
 import { register as trace } from './trace.ts';
 import { register as train } from './train.ts';
 import { register as tune } from './tune.ts';
@@ -47,7 +48,7 @@ export async function main(argv: readonly string[]): Promise<void> {
   try {
     await program.parseAsync(argv);
   } catch (error) {
-    process.stderr.write(`eaglet: ${error instanceof Error ? error.message : String(error)}\n`);
+    process.stderr.write(`eaglet: ${escapeLines(error instanceof Error ? error.message : String(error))}\n`);
     process.exitCode = 1;
   }
 }

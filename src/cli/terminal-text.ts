@@ -11,6 +11,11 @@ export function escapeControls(text: string): string {
   return text.replace(UNSAFE, (char) => SHORT[char] ?? `\\u{${char.codePointAt(0)!.toString(16)}}`);
 }
 
+/** Of text in several lines: a message that holds names from a file. */
+export function escapeLines(text: string): string {
+  return text.split('\n').map(escapeControls).join('\n');
+}
+
 const ZERO_WIDTH = /^[\p{Mn}\p{Me}]$/u;
 /** Two columns: East Asian Wide and Fullwidth (Unicode TR 11), block by block, and emoji. A block's few narrow ones count as wide. */
 const WIDE =

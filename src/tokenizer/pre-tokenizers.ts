@@ -51,6 +51,8 @@ export const PRE_TOKENIZERS: ReadonlyMap<string, PreTokenizer> = new Map([
   ['gpt-2', GPT2],
   ['default', GPT2],
   ['llama-bpe', LLAMA3],
+  ['llama3', LLAMA3],
+  ['llama-v3', LLAMA3],
   ['qwen2', QWEN2],
 ]);
 

@@ -4,7 +4,7 @@
  * Knows nothing of chat templates or models.
  */
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
-import { CheckpointError, RequestError } from '../errors.ts';
+import { CheckpointError, RequestError, show } from '../errors.ts';
 import { bytesOfAlphabet } from './byte-alphabet.ts';
 import { asInRust, PRE_TOKENIZERS } from './pre-tokenizers.ts';
 
@@ -239,12 +239,12 @@ function literalTokenizer(parts: TokenizerParts): HuggingFaceTokenizer {
 /** @param file the file's path, for messages. */
 export function tokenizerFromGguf(data: GgufTokenizerData, file: string): Tokenizer {
   if (data.model !== 'gpt2') {
-    const rule = `unsupported tokenizer, supported: gpt2 (byte-level BPE), got ${data.model}`;
+    const rule = `unsupported tokenizer, supported: gpt2 (byte-level BPE), got ${show(data.model)}`;
     throw new CheckpointError(file, 'tokenizer.ggml.model', rule);
   }
   const pre = PRE_TOKENIZERS.get(data.pre);
   if (pre === undefined) {
-    const rule = `unsupported pre-tokenizer, supported: ${[...PRE_TOKENIZERS.keys()].join(', ')}, got ${data.pre}`;
+    const rule = `unsupported pre-tokenizer, supported: ${[...PRE_TOKENIZERS.keys()].join(', ')}, got ${show(data.pre)}`;
     throw new CheckpointError(file, 'tokenizer.ggml.pre', rule);
   }
   const { tokens, tokenTypes } = data;
@@ -287,8 +287,8 @@ export function tokenizerFromJson(tokenizerJson: unknown, tokenizerConfig: unkno
   const config = record(tokenizerConfig ?? {}, file, 'tokenizer_config.json');
   const model = record(json.model, file, 'model');
   if (model.type !== 'BPE' || model.byte_fallback === true || !isByteLevel(json.decoder)) {
-    const decoder = isRecord(json.decoder) ? json.decoder.type : 'none';
-    const rule = `must be byte-level BPE, got ${String(model.type)} with decoder ${String(decoder)}`;
+    const decoder = isRecord(json.decoder) ? json.decoder.type : undefined;
+    const rule = `must be byte-level BPE, got ${show(model.type)} with decoder ${show(decoder)}`;
     throw new CheckpointError(file, 'model', rule);
   }
   for (const suffix of ['continuing_subword_prefix', 'continuing_subword_suffix', 'end_of_word_suffix']) {
@@ -297,7 +297,7 @@ export function tokenizerFromJson(tokenizerJson: unknown, tokenizerConfig: unkno
   const tokens: (string | undefined)[] = [];
   const place = (token: string, id: unknown, field: string): number => {
     if (typeof id !== 'number' || !Number.isInteger(id) || id < 0 || id >= MAX_TOKENS) {
-      throw new CheckpointError(file, field, `id must be below ${MAX_TOKENS}, got ${String(id)}`);
+      throw new CheckpointError(file, field, `id must be below ${MAX_TOKENS}, got ${show(id)}`);
     }
     if (tokens[id] !== undefined && tokens[id] !== token) {
       throw new CheckpointError(file, field, `id ${id} must stand for one token, got two`);
@@ -365,7 +365,7 @@ function checkedTokenizer(file: string, parts: UncheckedParts): Tokenizer {
   for (const [id, token] of tokens.entries()) {
     if (token === undefined) continue;
     if (seen.has(token)) {
-      throw new CheckpointError(file, fields.tokens, `must be distinct, got ${JSON.stringify(token)} again at ${id}`);
+      throw new CheckpointError(file, fields.tokens, `must be distinct, got ${show(token)} again at ${id}`);
     }
     seen.add(token);
   }
@@ -374,7 +374,7 @@ function checkedTokenizer(file: string, parts: UncheckedParts): Tokenizer {
   }
   for (const [rank, [left, right]] of merges.entries()) {
     if (!seen.has(left) || !seen.has(right) || !seen.has(left + right)) {
-      const rule = `both halves and their join must be tokens, got ${JSON.stringify([left, right])} at ${rank}`;
+      const rule = `both halves and their join must be tokens, got ${show(left)} and ${show(right)} at ${rank}`;
       throw new CheckpointError(file, fields.merges, rule);
     }
   }
@@ -400,7 +400,7 @@ function checkCount(file: string, field: string, count: number, min: number, max
 function splitMerge(merge: string, file: string, field: string, rank: number): readonly [string, string] {
   const [left, right, ...rest] = merge.split(' ');
   if (left && right && rest.length === 0) return [left, right];
-  throw new CheckpointError(file, field, `must be "left right", got ${JSON.stringify(merge)} at ${rank}`);
+  throw new CheckpointError(file, field, `must be "left right", got ${show(merge)} at ${rank}`);
 }
 
 /** Whether a decoder turns tokens to text by GPT-2's byte alphabet and nothing else. */
@@ -434,7 +434,7 @@ function namedToken(
 ): number | undefined {
   if (token === undefined) return undefined;
   const id = tokens.indexOf(token);
-  if (id < 0) throw new CheckpointError(file, field, `must be in the vocabulary, got ${JSON.stringify(token)}`);
+  if (id < 0) throw new CheckpointError(file, field, `must be in the vocabulary, got ${show(token)}`);
   return id;
 }
 
@@ -444,10 +444,10 @@ function isRecord(value: unknown): value is Record<string, unknown> {
 
 function record(value: unknown, file: string, field: string): Record<string, unknown> {
   if (isRecord(value)) return value;
-  throw new CheckpointError(file, field, `must be an object, got ${value === null ? 'null' : typeof value}`);
+  throw new CheckpointError(file, field, `must be an object, got ${show(value)}`);
 }
 
 function list(value: unknown, file: string, field: string): readonly unknown[] {
   if (Array.isArray(value)) return value;
-  throw new CheckpointError(file, field, `must be an array, got ${value === null ? 'null' : typeof value}`);
+  throw new CheckpointError(file, field, `must be an array, got ${show(value)}`);
 }

@@ -68,6 +68,11 @@ describe('config.json of a model', () => {
     ['scaled RoPE', { ...SMOLLM2, rope_scaling: { rope_type: 'llama3', factor: 8 } }, 'rope_scaling.rope_type'],
     ['scaled RoPE, older', { ...SMOLLM2, rope_scaling: { type: 'linear', factor: 2 } }, 'got "linear"'],
     ['scaled RoPE, newer', { ...SMOLLM2, rope_parameters: { rope_type: 'yarn' } }, 'rope_parameters.rope_type'],
+    [
+      'RoPE scaled by a factor',
+      { ...SMOLLM2, rope_scaling: { factor: 8 } },
+      'rope_scaling.factor: must be 1 or absent',
+    ],
     ['attention biases', { ...SMOLLM2, attention_bias: true }, 'attention_bias'],
     ['MLP biases', { ...SMOLLM2, mlp_bias: true }, 'mlp_bias'],
     ['another activation', { ...SMOLLM2, hidden_act: 'gelu' }, 'hidden_act'],
@@ -83,6 +88,11 @@ describe('config.json of a model', () => {
     ['an odd head size', { ...SMOLLM2, head_dim: 63 }, 'head_dim: must be even'],
     ['a vocabulary of 2^31', { ...SMOLLM2, vocab_size: 2 ** 31 }, 'vocab_size'],
     ['a context of 2^53', { ...SMOLLM2, max_position_embeddings: 2 ** 53 }, 'max_position_embeddings'],
+    [
+      'a context of 1',
+      { ...SMOLLM2, max_position_embeddings: 1 },
+      'max_position_embeddings: must be an integer from 2',
+    ],
     ['theta 0', { ...SMOLLM2, rope_theta: 0 }, 'rope_theta: must be a number from 1'],
     ['eps 0', { ...SMOLLM2, rms_norm_eps: 0 }, 'rms_norm_eps'],
     ['a list', [], 'file'],

@@ -108,6 +108,8 @@ describe('pre-tokenizers', () => {
     ['gpt-2', '12', 1],
     ['default', '12', 1],
     ['smollm', '12', 2],
+    ['llama3', '12', 1],
+    ['llama-v3', '12', 1],
     ['qwen2', '12', 2],
     ['llama-bpe', '12', 1],
     ['llama-bpe', '00012', 3 + 1],
@@ -128,8 +130,12 @@ describe('pre-tokenizers', () => {
 describe('a malformed GGUF tokenizer is refused', () => {
   const { tokens, tokenTypes } = tinyData();
   const table: [string, Partial<GgufTokenizerData>, RegExp][] = [
-    ['SentencePiece', { model: 'llama' }, /tokenizer\.ggml\.model: unsupported tokenizer, supported: gpt2.*got llama/],
-    ['unknown pre-tokenizer', { pre: 'viking' }, /pre: unsupported.*supported: smollm, gpt-2, .*got viking/],
+    [
+      'SentencePiece',
+      { model: 'llama' },
+      /tokenizer\.ggml\.model: unsupported tokenizer, supported: gpt2.*got "llama"/,
+    ],
+    ['unknown pre-tokenizer', { pre: 'viking' }, /pre: unsupported.*supported: smollm, gpt-2, .*got "viking"/],
     ['no tokens', { tokens: [], tokenTypes: [] }, /tokens: must have 1 to/],
     ['lengths that differ', { tokenTypes: [1] }, /token_type: must have 261 entries.*got 1/],
     ['a type out of range', { tokenTypes: tokens.map(() => 7) }, /token_type: must be 1 to 6, got 7 for token 0/],
@@ -137,7 +143,11 @@ describe('a malformed GGUF tokenizer is refused', () => {
     ['an empty control token', { tokens: tokens.with(258, '') }, /token_type: control and added tokens must not/],
     ['a merge of one', { merges: ['ab'] }, /merges: must be "left right", got "ab" at 0/],
     ['a merge of three', { merges: ['a b', 'a b c'] }, /merges: must be "left right".*at 1/],
-    ['a merge of unknown tokens', { merges: ['a b', 'b c'] }, /merges: both halves and their join.*\["b","c"\] at 1/],
+    [
+      'a merge of unknown tokens',
+      { merges: ['a b', 'b c'] },
+      /merges: both halves and their join.*got "b" and "c" at 1/,
+    ],
     ['an end token out of range', { eosId: 261 }, /eos_token_id: must be the id of a token below 261, got 261/],
     ['a negative begin token', { bosId: -1 }, /bos_token_id: must be the id/],
     [
@@ -231,10 +241,10 @@ describe('tokenizer.json', () => {
   });
 
   const wrong: [string, unknown, unknown, RegExp][] = [
-    ['not an object', [], {}, /tokenizer\.json: must be an object/],
-    ['another model', json({}, { type: 'Unigram' }), {}, /model: must be byte-level BPE, got Unigram/],
+    ['not an object', [], {}, /tokenizer\.json: must be an object, got an array/],
+    ['another model', json({}, { type: 'Unigram' }), {}, /model: must be byte-level BPE, got "Unigram"/],
     ['byte fallback', json({}, { byte_fallback: true }), {}, /model: must be byte-level BPE/],
-    ['another decoder', json({ decoder: { type: 'Metaspace' } }), {}, /decoder Metaspace/],
+    ['another decoder', json({ decoder: { type: 'Metaspace' } }), {}, /decoder "Metaspace"/],
     ['a vocabulary that is a list', json({}, { vocab: [] }), {}, /model\.vocab: must be an object/],
     ['an id that is none', json({}, { vocab: { a: 1.5 } }), {}, /model\.vocab: id must be below/],
     ['an id out of range', json({}, { vocab: { a: 2 ** 40 } }), {}, /model\.vocab: id must be below/],
