@@ -21,7 +21,7 @@ import { MedusaHeads } from './draft/medusa-heads.ts';
 import { createDrafter, DRAFTERS, type DrafterName } from './draft/registry.ts';
 import { type TreeOption, treePolicy } from './draft/tree-option.ts';
 import type { TreePolicy } from './draft/tree-policy.ts';
-import { DisposedError, RequestError } from './errors.ts';
+import { DisposedError, RequestError, show } from './errors.ts';
 import { createKernels } from './kernels/choose.ts';
 import type { KernelClock } from './kernels/clocked.ts';
 import type { Kernels } from './kernels/kernels.ts';
@@ -29,7 +29,7 @@ import { addonPath } from './kernels/native.ts';
 import type { KvCache } from './model/kv-cache.ts';
 import { loadTarget } from './model/registry.ts';
 import type { TargetModel } from './model/target.ts';
-import type { ModelDtype } from './model/weights.ts';
+import { MODEL_DTYPES, type ModelDtype } from './model/weights.ts';
 import { packageInfo } from './package-info.ts';
 import { type ChatMessage, ChatTemplate } from './tokenizer/chat-template.ts';
 import { StopMatcher, StreamingDetokenizer } from './tokenizer/detokenizer.ts';
@@ -108,17 +108,22 @@ export const DRAFT_DTYPE = 'q8';
 const PREFERRED: readonly DrafterName[] = ['hybrid', 'eagle', 'medusa'];
 export const DEFAULT_MODEL = 'smollm2-135m-instruct';
 
-/** @throws ModelNotFoundError, CheckpointError. */
+/** @throws ModelNotFoundError, CheckpointError, RequestError; the signal's reason once it is aborted. */
 export async function loadEngine(options: EngineOptions = {}): Promise<Engine> {
+  const { signal } = options;
+  signal?.throwIfAborted();
+  checkNames(options);
   const reference = options.model ?? DEFAULT_MODEL;
   const fetching = {
     ...(options.cacheDir !== undefined && { cacheDir: options.cacheDir }),
     ...(options.onProgress && { onProgress: options.onProgress }),
-    ...(options.signal && { signal: options.signal }),
+    ...(signal && { signal }),
   };
   const path = await resolveModel(reference, fetching);
+  signal?.throwIfAborted();
   const draftModel = options.draftModel ?? shippedIfAsked('draft', reference, options);
   const draftPath = draftModel && (await resolveModel(draftModel, fetching));
+  signal?.throwIfAborted();
   const started = performance.now();
   using checkpoint = await openCheckpoint(path);
   using draft = draftPath === undefined ? undefined : await openCheckpoint(draftPath);
@@ -418,6 +423,28 @@ class Answer {
       stats: this.#collector.stats(costs?.plain(meanContext)),
     };
   }
+}
+
+const TREE_KINDS = Object.keys({
+  auto: true,
+  chain: true,
+  static: true,
+  medusa: true,
+  dynamic: true,
+  paths: true,
+} satisfies { [K in TreeOption['kind']]: true });
+
+/** What a caller without types may have got wrong. @throws RequestError */
+function checkNames({ dtype, tree, drafters }: EngineOptions): void {
+  const check = (option: string, known: readonly string[], got: unknown): void => {
+    if (!known.some((name) => name === got))
+      throw new RequestError(option, `must be one of ${known.join(', ')}, got ${show(got)}`);
+  };
+  if (dtype !== undefined) check('dtype', MODEL_DTYPES, dtype);
+  if (tree !== undefined) check('tree.kind', TREE_KINDS, tree?.kind);
+  if (drafters === undefined) return;
+  if (!Array.isArray(drafters)) throw new RequestError('drafters', `must be a list of names, got ${show(drafters)}`);
+  for (const name of drafters) check('drafters', DRAFTERS, name);
 }
 
 /** The tree that was asked for; undefined leaves the choice to the budget. */

@@ -1,5 +1,5 @@
 /** From tokens to text while they are being generated. Knows bytes and characters, nothing of how tokens are drawn. */
-import { RequestError } from '../errors.ts';
+import { RequestError, show } from '../errors.ts';
 import type { DecodeOptions } from './tokenizer.ts';
 
 /** What a detokenizer needs of a `Tokenizer`. */
@@ -47,6 +47,8 @@ export class StopMatcher {
   #stopped = false;
 
   constructor(stops: readonly string[]) {
+    if (!Array.isArray(stops) || stops.some((stop) => typeof stop !== 'string'))
+      throw new RequestError('stop', `must be a list of strings, got ${show(stops)}`);
     if (stops.includes('')) throw new RequestError('stop', 'must not hold an empty string');
     this.#stops = stops;
   }

@@ -350,6 +350,7 @@ describe('requests that cannot be served', () => {
     ['a temperature below zero', prompt, { temperature: -1 }, 'temperature: must be in 0..100, got -1'],
     ['a bias of nobody', prompt, { logitBias: new Map([[512, 1]]) }, 'logitBias: ids are 0..511, got 512'],
     ['an empty stop string', prompt, { stop: [''] }, 'stop: must not hold an empty string'],
+    ['a stop string alone', prompt, { stop: '5' as never }, 'stop: must be a list of strings, got "5"'],
   ])('%s', async (_, ids, options, message) => {
     using engine = await load({ contextSize: 64 });
     const forward = vi.spyOn(engine.target, 'forward');
@@ -395,6 +396,30 @@ describe('requests that cannot be served', () => {
     expect(Math.max(...sizes)).toBe(nodes);
     expect(engine.maxNodes).toBe(Math.max(nodes, 20)); // lookahead's have 20
   });
+});
+
+it.each([
+  [{ dtype: 'f16' }, 'dtype: must be one of auto, f32, q8, q4, got "f16"'],
+  [{ tree: { kind: 'bush' } }, 'tree.kind: must be one of auto, chain, static, medusa, dynamic, paths, got "bush"'],
+  [{ tree: null }, 'tree.kind: must be one of auto, chain, static, medusa, dynamic, paths, got nothing'],
+  [{ drafters: ['medussa'] }, /^drafters: must be one of none, eagle, .*, medusa, got "medussa"$/],
+  [{ drafters: 'medusa' }, 'drafters: must be a list of names, got "medusa"'],
+])('refuses a name that a caller without types got wrong: %o', async (options: object, message) => {
+  const engines = made.length;
+  const loading = loadEngine({ model, head, ...(options as EngineOptions) });
+  await expect(loading).rejects.toThrow(RequestError);
+  await expect(loading).rejects.toThrow(message);
+  expect(made).toHaveLength(engines);
+});
+
+it('loads nothing once the signal is aborted, before or while the model is looked for', async () => {
+  const engines = made.length;
+  await expect(load({ signal: AbortSignal.abort(new Error('no more')) })).rejects.toThrow('no more');
+  const controller = new AbortController();
+  const loading = load({ signal: controller.signal });
+  controller.abort(new Error('too late'));
+  await expect(loading).rejects.toThrow('too late');
+  expect(made).toHaveLength(engines);
 });
 
 it('refuses a drafter whose trees are larger than there is room for', async () => {
