@@ -28,12 +28,15 @@ export interface KernelOptions {
   readonly clock?: KernelClock;
 }
 
+let warned = false; // that the kernels are not compiled: once a process
+
 /** @throws RequestError where that many threads cannot be. */
 export function createKernels(options: KernelOptions = {}): Kernels {
   const { threads = Math.min(physicalCores(), MOST_THREADS), clock } = options;
   checkThreads(threads);
-  const isa = options.isa ?? process.env.EAGLET_ISA ?? nativeTables()[0];
-  if (isa === undefined) {
+  const isa = options.isa ?? (process.env.EAGLET_ISA || nativeTables()[0]);
+  if (isa === undefined && !warned) {
+    warned = true;
     process.emitWarning(
       'the native kernels are not compiled: plain TypeScript does the work, very slowly (npm run build:native)',
       'eaglet',
