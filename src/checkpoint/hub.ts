@@ -125,9 +125,9 @@ export async function listSources(
   reference: string,
   options: Pick<ResolveOptions, 'cacheDir'> = {},
 ): Promise<readonly SourceStatus[]> {
-  if (existsSync(reference)) return [{ name: 'path', detail: resolve(reference), reachable: true }];
   const model = ALIASES.find(({ alias }) => alias === reference);
-  if (model === undefined) return [];
+  if (model === undefined)
+    return existsSync(reference) ? [{ name: 'path', detail: resolve(reference), reachable: true }] : [];
   const cached = join(options.cacheDir ?? defaultCacheDir(), 'models', model.file);
   const inCache = await isCached(cached, model);
   const others = SOURCES.map(async ({ name, detail, probe }): Promise<SourceStatus> => {

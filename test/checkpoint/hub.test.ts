@@ -382,6 +382,17 @@ describe('the list of sources', () => {
     expect(pip).toMatchObject({ reachable: false, problem: expect.stringContaining('no pip') });
   });
 
+  it('is the alias, whatever lies here by that name', async () => {
+    const here = process.cwd();
+    mkdirSync(join(cacheDir, 'smollm2-135m-instruct'));
+    process.chdir(cacheDir);
+    try {
+      expect((await listSources('smollm2-135m-instruct', { cacheDir }))[0]).toMatchObject({ name: 'cache' });
+    } finally {
+      process.chdir(here);
+    }
+  });
+
   it('is short for a path and empty for a stranger', async () => {
     expect(await listSources(import.meta.filename)).toHaveLength(1);
     expect(await listSources('stranger')).toEqual([]);
