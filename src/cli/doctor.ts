@@ -1,8 +1,8 @@
 /** What this machine offers eaglet, and what to do where something is missing. */
 import { spawn } from 'node:child_process';
-import { readdirSync, statSync } from 'node:fs';
+import { accessSync, constants, existsSync, readdirSync, statSync } from 'node:fs';
 import { cpus, freemem, totalmem } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { Command } from 'commander';
 import { describe } from '../checkpoint/file.ts';
 import { defaultCacheDir, listSources, type SourceStatus } from '../checkpoint/hub.ts';
@@ -45,7 +45,12 @@ export interface Findings {
   /** First line of what each tool says of its version; null where there is none. */
   readonly tools: { readonly [T in Tool]: string | null };
   readonly memory: { readonly freeBytes: number; readonly totalBytes: number };
-  readonly cache: { readonly directory: string; readonly models: readonly { file: string; bytes: number }[] };
+  readonly cache: {
+    readonly directory: string;
+    readonly models: readonly { file: string; bytes: number }[];
+    /** Why nothing can be written there. */
+    readonly problem?: string;
+  };
   readonly model: string;
   /** Directory of the head that ships for it; null where none does. */
   readonly head: string | null;
@@ -115,14 +120,31 @@ function examineKernels(): Findings['kernels'] {
 
 function examineCache(): Findings['cache'] {
   const directory = join(defaultCacheDir(), 'models');
+  const problem = whyUnwritable(directory);
+  return { directory, models: modelsIn(directory), ...(problem !== undefined && { problem }) };
+}
+
+function modelsIn(directory: string): Findings['cache']['models'] {
   try {
-    const models = readdirSync(directory)
+    return readdirSync(directory)
       .map((file) => ({ file, found: statSync(join(directory, file)) }))
       .filter(({ file, found }) => found.isFile() && !/\.(incomplete|verified)$/.test(file))
       .map(({ file, found }) => ({ file, bytes: found.size }));
-    return { directory, models };
   } catch {
-    return { directory, models: [] }; // not there yet
+    return []; // not there yet
+  }
+}
+
+/** Of a directory that is not there yet, the nearest one above it says. */
+function whyUnwritable(directory: string): string | undefined {
+  let there = directory;
+  while (!existsSync(there)) there = dirname(there);
+  try {
+    if (!statSync(there).isDirectory()) return `${there} is not a directory`;
+    accessSync(there, constants.W_OK);
+    return undefined;
+  } catch (error) {
+    return describe(error);
   }
 }
 
@@ -187,6 +209,12 @@ export function judge({ node, kernels, tools, cache, sources, model, memory }: F
     obstacles.push(
       `${model} is not in the cache and no source can be reached. Connect to the network, put the file into ${cache.directory} by hand, or give another model's path.`,
     );
+  }
+  if (cache.problem !== undefined) {
+    const here = sources.some(({ name, reachable }) => reachable && ['path', 'cache'].includes(name));
+    const what = `The cache cannot be written: ${cache.problem}. Set EAGLET_CACHE to a directory that can`;
+    if (here) advice.push(`${what}: until then every load measures anew what forwards cost.`);
+    else obstacles.push(`${what}, or give another model's path.`);
   }
   if (sources.some(({ name, reachable }) => name === 'pip' && !reachable) && tools.pip === null)
     advice.push(
