@@ -98,7 +98,8 @@ function measure(
   cache: KvCache,
   { rows: sizes, repeats }: Flags,
 ): { readonly times: readonly number[][]; readonly bandwidthGBs: number } {
-  const { kernels } = target;
+  const { kernels, config } = target;
+  const { vocabSize } = config;
   const batch = new ForwardBatch(Math.max(...sizes));
   const sequence = cache.sequences[0]!;
   const times = sizes.map((): number[] => []);
@@ -108,7 +109,8 @@ function measure(
     if (repeat >= 0 && repeat % 5 === 0) bandwidthGBs = Math.max(bandwidthGBs, kernels.bandwidth(BANDWIDTH_BYTES, 2));
     for (const [i, rows] of sizes.entries()) {
       batch.clear();
-      for (let row = 0, parent = COMMITTED; row < rows; row++) parent = batch.append(sequence, row + 1, parent, true);
+      for (let row = 0, parent = COMMITTED; row < rows; row++)
+        parent = batch.append(sequence, (row + 1) % vocabSize, parent, true);
       const began = performance.now();
       target.forward(batch, cache);
       const ms = performance.now() - began;

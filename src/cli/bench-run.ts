@@ -106,7 +106,10 @@ async function run(flags: Flags): Promise<void> {
       contestants.push({ name: `eagle ${text}`, engine: other, drafter: 'eagle' });
     }
     const questions = answerable(engine, read);
-    report(await askAll(contestants, clock, questions, flags), contestants, flags);
+    const rows = await askAll(contestants, clock, questions, flags);
+    if (!rows.some(({ rounds }) => rounds > 0))
+      throw new RequestError('--prompts', 'must have an answer of two tokens or more: no round was there to time');
+    report(rows, contestants, flags);
   } finally {
     for (const other of engines) other[Symbol.dispose]();
   }

@@ -18,6 +18,7 @@ import {
   withModelOptions,
   withSamplingOptions,
 } from './common.ts';
+import { escapeLines } from './terminal-text.ts';
 
 interface Flags extends ModelOptions, SamplingFlags {
   readonly system?: string;
@@ -142,7 +143,10 @@ async function reply(session: Session, text: string, signal: AbortSignal): Promi
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;
     messages.pop();
-    process.stderr.write(`eaglet: ${error.message}${error.param === 'prompt' ? ' (/reset starts anew)' : ''}\n`);
+    if (!session.interactive) process.exitCode = 1; // nobody sees it go wrong
+    process.stderr.write(
+      `eaglet: ${escapeLines(error.message)}${error.param === 'prompt' ? ' (/reset starts anew)' : ''}\n`,
+    );
   }
 }
 

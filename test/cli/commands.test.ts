@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { DEFAULT_PROMPTS, readPrompts } from '../../src/cli/prompts.ts';
 import type { GenerationStats } from '../../src/decode/stats.ts';
+import { buildGguf, TINY_LLAMA, withKeys } from '../support/gguf-writer.ts';
 import { smolPath } from '../support/model.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
 import { buildTorch, pickle, torchFromSafetensors } from '../support/torch-writer.ts';
@@ -192,6 +193,15 @@ describe('chat', () => {
     expect(answers[0]).toBe(answers[1]); // forgotten in between
   });
 
+  test('from a pipe: an answer that failed is in the exit code, and the next one is given', async () => {
+    const { code, stdout, stderr } = await eaglet(['chat', '-n', '4', '-c', '64'], {
+      input: `${'word '.repeat(80)}\nSay hello.\n`,
+    });
+    expect(lines(stdout)).toHaveLength(1);
+    expect(stderr).toContain('leave no room in a context of 64');
+    expect(code).toBe(1);
+  });
+
   test('--show-drafts colours single tokens and leaves the text as it is; commands; an unknown one is named', async () => {
     const input = 'Say hello.\n/drafter none\n/reset\nSay hello.\n/nonsense\n/quit\nnever read\n';
     const { code, stdout, stderr } = await eaglet(['chat', '-n', '16', '--show-drafts'], {
@@ -330,6 +340,17 @@ describe('doctor', () => {
     expect(table.code).toBe(1);
     expect(table.stdout).toContain('no table "abacus" on this machine');
   });
+
+  test('a cache that cannot be written: cannot run where the model is yet to be fetched', async () => {
+    const nowhere = { EAGLET_CACHE: '/dev/null/cache', HF_ENDPOINT: 'http://127.0.0.1:9', PATH: '/nonexistent' };
+    const [alias, path] = await Promise.all([
+      eaglet(['doctor', '--json'], { env: nowhere }),
+      eaglet(['doctor', TINY, '--json'], { env: nowhere }),
+    ]);
+    const problem = expect.stringContaining('The cache cannot be written: /dev/null is not a directory.');
+    expect(json(alias.stdout)).toMatchObject({ obstacles: expect.arrayContaining([problem]) });
+    expect(json(path.stdout)).toMatchObject({ runs: true, advice: expect.arrayContaining([problem]) });
+  });
 });
 
 describe('bench', () => {
@@ -371,6 +392,24 @@ describe('bench', () => {
     expect((unrolled! - lmHead) / (single! - lmHead)).toBeCloseTo(762 / 255, 9);
     expect(bare.code).toBe(0);
     expect(bare.stdout).toContain('OpenBLAS: not measured: needs a C++ compiler and OpenBLAS');
+  });
+
+  test('cost: a model of few tokens has no lack of rows', async () => {
+    const few = join(scratch, 'few.gguf');
+    writeFileSync(few, buildGguf(TINY_LLAMA));
+    const { code, stderr } = await eaglet(['bench', 'cost', '-m', few, '--rows', '12', '--repeats', '1']);
+    expect(stderr).toBe('');
+    expect(code).toBe(0);
+  });
+
+  test('run: answers of one token alone have nothing to time', async () => {
+    const few = join(scratch, 'one-token.gguf');
+    writeFileSync(few, buildGguf(withKeys({ 'llama.context_length': { type: 'u32', value: 2 } })));
+    const prompts = join(scratch, 'one-token.jsonl');
+    writeFileSync(prompts, '{"id":"one","prompt":"a"}\n');
+    const { code, stderr } = await eaglet(['bench', 'run', '-m', few, '--prompts', prompts]);
+    expect(stderr).toContain('no round was there to time');
+    expect(code).toBe(1);
   });
 
   test('cost: a context longer than the model’s is refused', async () => {
