@@ -63,8 +63,17 @@ export interface EngineOptions {
   readonly cacheDir?: string;
   /** Counts the time spent inside kernels, for benchmarks. */
   readonly clock?: KernelClock;
-  readonly onProgress?: (progress: FetchProgress) => void;
+  readonly onProgress?: (progress: FetchProgress | LoadProgress) => void;
   readonly signal?: AbortSignal;
+}
+
+/** Weights of the target that were read, once the model is on this machine. */
+export interface LoadProgress {
+  /** The model's path. */
+  readonly source: string;
+  readonly phase: 'load';
+  readonly loadedBytes: number;
+  readonly totalBytes: number;
 }
 
 export interface TextOptions extends Omit<GenerateOptions, 'contextSize'> {
@@ -179,7 +188,12 @@ export class Engine implements Disposable {
       });
       this.#own({ [Symbol.dispose]: () => kernels.dispose() });
       this.kernels = kernels;
-      this.target = this.#own(loadTarget(kernels, config, source, { dtype: options.dtype ?? 'auto' }));
+      this.target = this.#own(
+        loadTarget(kernels, config, source, {
+          dtype: options.dtype ?? 'auto',
+          ...(options.onProgress && { onBytes: counted(checkpoint, options.onProgress) }),
+        }),
+      );
       const headDirectory = options.head ?? shipped('eagle', reference);
       const medusaDirectory = options.medusa ?? shippedIfAsked('medusa', reference, options);
       // The same for all drafters.
@@ -475,6 +489,17 @@ export function buildChatTemplate(
     eosToken: textOf(tokenizer?.eosId),
     file: path,
   });
+}
+
+/** What is told of each part that is read, from the parts' bytes. */
+function counted({ path, source }: Checkpoint, onProgress: (progress: LoadProgress) => void): (bytes: number) => void {
+  let loadedBytes = 0;
+  let totalBytes = 0;
+  for (const { byteLength } of source.entries.values()) totalBytes += byteLength;
+  return (bytes) => {
+    loadedBytes += bytes;
+    onProgress({ source: path, phase: 'load', loadedBytes, totalBytes });
+  };
 }
 
 /** What forwards cost on this machine. */

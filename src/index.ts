@@ -14,6 +14,7 @@ export type { TreeOption } from './draft/tree-option.ts';
 export {
   type Engine,
   type EngineOptions,
+  type LoadProgress,
   loadEngine,
   type TextChunk,
   type TextOptions,

@@ -1,6 +1,7 @@
 /** Progress on stderr, so that stdout stays clean for pipes: bars on a terminal; elsewhere one line per download, and silence otherwise. */
 import { SingleBar } from 'cli-progress';
 import type { FetchProgress } from '../checkpoint/hub.ts';
+import type { LoadProgress } from '../engine.ts';
 import { formatBytes, formatDuration } from './format.ts';
 
 /** What cli-progress hands to `formatValue`. */
@@ -80,19 +81,30 @@ export class RateBar implements Disposable {
   }
 }
 
-/** Follows a fetch from source to source: a new bar, or a new line, for each phase of each. */
+/** Milliseconds of reading weights that nobody needs to see. */
+const UNSEEN_LOAD_MS = 1000;
+
+/**
+ * Follows a fetch from source to source: a new bar, or a new line, for each phase of each. Then weights are read: a bar where that takes long,
+ * no line.
+ */
 export class FetchReporter implements Disposable {
   #bar: ProgressBar | undefined;
   #phase = '';
+  #began = 0;
 
-  readonly onProgress = ({ source, phase, loadedBytes, totalBytes }: FetchProgress): void => {
-    const named = `${source}: ${phase}`;
+  readonly onProgress = ({ source, phase, loadedBytes, totalBytes }: FetchProgress | LoadProgress): void => {
+    const loading = phase === 'load';
+    const named = loading ? 'loading' : `${source}: ${phase}`;
     if (named !== this.#phase) {
       this.#phase = named;
+      this.#began = performance.now();
       this.#bar?.[Symbol.dispose]();
-      this.#bar = new ProgressBar(named, totalBytes, 'bytes');
-      if (!process.stderr.isTTY) process.stderr.write(`${named}, ${formatBytes(totalBytes)}\n`);
+      this.#bar = undefined;
+      if (!process.stderr.isTTY && !loading) process.stderr.write(`${named}, ${formatBytes(totalBytes)}\n`);
     }
+    if (!loading || performance.now() - this.#began > UNSEEN_LOAD_MS)
+      this.#bar ??= new ProgressBar(named, totalBytes, 'bytes');
     this.#bar?.update(loadedBytes);
   };
 

@@ -22,6 +22,7 @@ export interface LoadOptions {
   readonly dtype: ModelDtype;
   /** KV cache; by default f32 for f32 weights, else f16. */
   readonly kvDtype?: KvDtype;
+  /** Hears of every part of a tensor that was read, how many bytes it has in the file. */
   readonly onBytes?: (bytes: number) => void;
 }
 

@@ -18,7 +18,7 @@ import { VERIFIERS } from '../../src/decode/verifier.ts';
 import type { TreeBudget } from '../../src/draft/budget.ts';
 import type { DrafterName } from '../../src/draft/registry.ts';
 import type { TreeOption } from '../../src/draft/tree-option.ts';
-import { type Engine, type EngineOptions, loadEngine, type TextResult } from '../../src/engine.ts';
+import { type Engine, type EngineOptions, type LoadProgress, loadEngine, type TextResult } from '../../src/engine.ts';
 import { CheckpointError, DisposedError, RequestError } from '../../src/errors.ts';
 import type { Kernels } from '../../src/kernels/kernels.ts';
 import { buildGguf, withKeys } from '../support/gguf-writer.ts';
@@ -311,6 +311,18 @@ function written(name: string, changes: Parameters<typeof withKeys>[0]): string 
   writeFileSync(path, buildGguf(withKeys(changes)));
   return path;
 }
+
+it('loading is told of part by part, up to the whole', async () => {
+  const heard: LoadProgress[] = [];
+  using engine = await load({ onProgress: (progress) => void (progress.phase === 'load' && heard.push(progress)) });
+  const { totalBytes } = heard[0]!;
+  const loaded = heard.map(({ loadedBytes }) => loadedBytes);
+  expect(heard.every((progress) => progress.totalBytes === totalBytes && progress.source === model)).toBe(true);
+  expect(loaded).toEqual(loaded.toSorted((a, b) => a - b));
+  expect(loaded.length).toBeGreaterThan(10);
+  expect(loaded.at(-1)).toBe(totalBytes);
+  expect(totalBytes).toBeGreaterThanOrEqual(engine.weightBytes);
+});
 
 describe('the chat template', () => {
   const withTemplate = (name: string, template: string): string =>
