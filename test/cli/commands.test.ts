@@ -294,6 +294,27 @@ describe('pull and inspect', () => {
   });
 });
 
+test('what a file calls itself moves no cursor, and is cut', async () => {
+  const file = (name: string, key: string): string => {
+    const path = join(scratch, name);
+    const value = `\u001b[2J\u009b2J${'x'.repeat(1000)}`;
+    writeFileSync(path, buildGguf(withKeys({ [key]: { type: 'string', value } })));
+    return path;
+  };
+  const shown = await eaglet(['inspect', file('pre.gguf', 'tokenizer.ggml.pre')]);
+  expect(shown.stdout).toMatch(/tokenizer +gpt2, pre-tokenizer \\u\{1b\}\[2J\\u\{9b\}2Jx{20,39}…, 8 tokens/);
+  const family = file('family.gguf', 'general.architecture');
+  const refused = await Promise.all([
+    eaglet(['inspect', family]),
+    eaglet(['generate', '-m', join(scratch, 'pre.gguf'), '--prompt', 'a']),
+  ]);
+  for (const { code, stderr } of refused) {
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/got "\\u001b\[2J\\u\{9b\}2Jx+\n$/);
+    expect(stderr.length).toBeLessThan(400);
+  }
+});
+
 test('inspect shows a head in pytorch_model.bin, and refuses one that is a program', async () => {
   const golden = join(ROOT, 'test/golden/eagle-tiny/eagle1-head');
   const [head, hostile] = [mkdtempSync(join(scratch, 'head-')), mkdtempSync(join(scratch, 'hostile-'))];
