@@ -111,24 +111,17 @@ struct Pool {
   }
 };
 
-// What a worker is started with.
-struct Post {
-  Pool* pool;
-  int thread;
-};
-
-void* startWorker(void* data) {
-  Post* post = static_cast<Post*>(data);
-  const Post own = *post;
-  delete post;
-  own.pool->run(own.thread);
-  return nullptr;
-}
-
 // Never destroyed: workers may outlive static destruction when the process exits.
 Pool& pool() {
   static Pool* instance = new Pool;
   return *instance;
+}
+
+// By its share a worker knows which it is.
+void* startWorker(void* share) {
+  Pool& p = pool();
+  p.run(int(static_cast<Share*>(share) - p.shares.get()));
+  return nullptr;
 }
 
 struct Scratch {
@@ -148,14 +141,10 @@ int setThreads(int threads) {
   if (threads == p.threads) return threads;
   p.end();
   p.shares.reset(new Share[threads]);
-  p.threads = 1;
-  for (; p.threads < threads; p.threads++) {
-    pthread_t worker;
-    Post* post = new Post{&p, p.threads};
-    if (pthread_create(&worker, nullptr, startWorker, post) != 0) {
-      delete post;
-      break;
-    }
+  p.workers.reserve(threads);  // where threads are refused, memory may be too
+  pthread_t worker;
+  for (p.threads = 1; p.threads < threads; p.threads++) {
+    if (pthread_create(&worker, nullptr, startWorker, &p.shares[p.threads]) != 0) break;
     p.workers.push_back(worker);
   }
   return p.threads;
