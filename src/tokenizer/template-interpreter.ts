@@ -46,7 +46,7 @@ const MAX_ITEMS = 2 ** 16;
 const MAX_RANGE = 10_000;
 /** Rendering takes milliseconds. Of the clock: a machine that stands still for a moment is no fault of the template's, so it is tried again. */
 const TIMEOUT_MS = 1000;
-const TRIES = 3;
+const TRIES = 2;
 
 /** A template asked for more than a template may. */
 export class TemplateLimitError extends Error {
