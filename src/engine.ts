@@ -19,7 +19,7 @@ import { checkLookahead, type LookaheadOptions } from './draft/lookahead-options
 import { type DraftForwards, measureDraft, measureTarget } from './draft/measure-costs.ts';
 import { MedusaHeads } from './draft/medusa-heads.ts';
 import { createDrafter, DRAFTERS, type DrafterName } from './draft/registry.ts';
-import { type TreeOption, treePolicy } from './draft/tree-option.ts';
+import { TREE_KINDS, type TreeOption, treePolicy } from './draft/tree-option.ts';
 import type { TreePolicy } from './draft/tree-policy.ts';
 import { DisposedError, RequestError, show } from './errors.ts';
 import { createKernels } from './kernels/choose.ts';
@@ -438,15 +438,6 @@ class Answer {
     };
   }
 }
-
-const TREE_KINDS = Object.keys({
-  auto: true,
-  chain: true,
-  static: true,
-  medusa: true,
-  dynamic: true,
-  paths: true,
-} satisfies { [K in TreeOption['kind']]: true });
 
 /** What a caller without types may have got wrong. @throws RequestError */
 function checkNames({ dtype, tree, drafters }: EngineOptions): void {

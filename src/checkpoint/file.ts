@@ -10,13 +10,14 @@ import {
   fstatSync,
   fsyncSync,
   openSync,
+  readdirSync,
   readFileSync,
   readSync,
   renameSync,
   rmSync,
   writeSync,
 } from 'node:fs';
-import { dirname } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { CheckpointError } from '../errors.ts';
 
 /** One read call: Linux moves at most 2 GiB - 4 KiB at a time, and Node refuses lengths above 2^31 - 1. */
@@ -114,6 +115,15 @@ export function writeAtomically(path: string, chunks: Iterable<Uint8Array>): voi
     throw error;
   }
   syncDirectory(dirname(path));
+}
+
+/** What killed processes began to write in place of `path` and did not finish. For the only one who writes there. */
+export function removeTemporaries(path: string): void {
+  const [directory, beginning] = [dirname(path), `${basename(path)}.`];
+  for (const name of readdirSync(directory)) {
+    const unfinished = name.startsWith(beginning) && /^\d+-[0-9a-f]+\.tmp$/.test(name.slice(beginning.length));
+    if (unfinished) rmSync(join(directory, name));
+  }
 }
 
 /** Makes a rename survive a power cut. Windows cannot open directories; there the rename alone has to do. */

@@ -18,6 +18,15 @@ export type TreeOption =
   /** A tree of one's own: child ranks from the root down, parents first. [0, 1] is the second guess below the first. */
   | { readonly kind: 'paths'; readonly paths: readonly (readonly number[])[] };
 
+export const TREE_KINDS: readonly string[] = Object.keys({
+  auto: true,
+  chain: true,
+  static: true,
+  medusa: true,
+  dynamic: true,
+  paths: true,
+} satisfies { [K in TreeOption['kind']]: true });
+
 /** A thousand long paths are a few hundred kB. */
 const MAX_FILE_BYTES = 2 ** 20;
 const PUBLISHED = MEDUSA_TREE_NAMES.map((name) => `medusa:${name}`).join(', ');

@@ -1,4 +1,4 @@
-/** f16 and bf16 as 16-bit integers, to and from f32: exact one way, rounded to nearest, ties to even, the other. */
+/** f16 and bf16 as 16-bit integers: to f32, exactly; from f32 to f16, rounded to nearest, ties to even. */
 
 const float = new Float32Array(1);
 const floatBits = new Uint32Array(float.buffer);

@@ -3,8 +3,9 @@
  * some of the texts held back to judge by.
  */
 import { createHash } from 'node:crypto';
-import { existsSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { removeTemporaries } from '../checkpoint/file.ts';
 import { RequestError } from '../errors.ts';
 import type { TextFeatures } from './feature-store.ts';
 import { writing } from './json-lines.ts';
@@ -57,12 +58,6 @@ export function splitTexts({ texts }: TextFeatures, heldBackEvery: number): Text
   return { trained, heldBack };
 }
 
-/** What a killed process began to write and did not finish (`writeAtomically`). Nobody else writes: the directory is locked. */
-function removeTemporaries(directory: string): void {
-  for (const name of readdirSync(directory))
-    if (/^(checkpoint\.safetensors|log\.jsonl)\.\d+-[0-9a-f]+\.tmp$/.test(name)) rmSync(join(directory, name));
-}
-
 /** Of all tokens and masks, in their order. */
 function digestOf(features: TextFeatures): string {
   const hash = createHash('sha256');
@@ -109,10 +104,11 @@ export class TrainingRun implements Disposable {
     this.trainer = new Trainer({ parameters: learner.parameters, gradients }, lengths, settings, identity);
     this.#lock = new WriteLock(directory, join(directory, 'training.lock'));
     try {
-      removeTemporaries(directory);
+      const log = join(directory, 'log.jsonl');
+      for (const path of [this.#checkpoint, log]) removeTemporaries(path);
       this.resumed = existsSync(this.#checkpoint);
       if (this.resumed) this.trainer.restore(this.#checkpoint);
-      this.log = new TrainingLog(join(directory, 'log.jsonl'), this.trainer.step);
+      this.log = new TrainingLog(log, this.trainer.step);
     } catch (error) {
       this.#lock[Symbol.dispose]();
       throw error;
