@@ -207,7 +207,9 @@ inline void softmaxPart(const Layout& layout, const Reach& reach, const QueryBlo
   for (int32_t q = first; q < end; q++) {
     const int32_t count = inLogicalOrder(layout, reach, b, q);
     float* row = b.scores + q * b.scoreStride;
-    softmaxRow(row, row, count, scale);
+    int32_t whole = count;  // vectors, which a row has room for: masked ones take longer than all else
+    for (; whole % 16 != 0; whole++) row[whole] = -std::numeric_limits<float>::infinity();
+    softmaxRow(row, row, whole, scale);
   }
 }
 

@@ -244,7 +244,7 @@ inline void roundBlocks(const InputBlock* blocks, int count, bool bytes, V16f& s
   const V16f most = maxOfEach(largest), byteRange = set1(127);
   scales = div(most, byteRange);
   alignas(64) float inverses[kRounded];
-  store(inverses, zeroWhere(~greater(most, set1(0)), div(byteRange, most)));
+  store(inverses, whereGreater(most, set1(0), div(byteRange, most)));
   V16i total[kRounded];
   for (int i = 0; i < kRounded; i++) {
     total[i] = set1i(0);

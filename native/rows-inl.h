@@ -23,11 +23,9 @@ inline void storeUpTo16(float* p, V16f a, int32_t left) {
 // e^x: x = n·ln 2 + r, |r| <= ln 2 / 2, Taylor to r^7 (remainder below 2^-26), ln 2 in two parts (Cody and Waite).
 // Up to -87.3 (the smallest normal number), and of no number, it is 0; from 88.4 on, where n is 128, Infinity.
 inline V16f exponential(V16f x) {
-  const V16f lowest = set1(-87.3f);
-  const uint32_t vanishing = ~greater(x, lowest) & 0xffff;
-  x = min(max(x, lowest), set1(89.0f));
-  const V16f n = roundEven(mul(x, set1(1.44269504f)));
-  V16f r = fma(n, set1(-0.693359375f), x);
+  const V16f lowest = set1(-87.3f), within = min(max(x, lowest), set1(89.0f));
+  const V16f n = roundEven(mul(within, set1(1.44269504f)));
+  V16f r = fma(n, set1(-0.693359375f), within);
   r = fma(n, set1(2.12194440e-4f), r);
   V16f p = set1(1.0f / 5040);
   p = fma(p, r, set1(1.0f / 720));
@@ -37,7 +35,7 @@ inline V16f exponential(V16f x) {
   p = fma(p, r, set1(0.5f));
   p = fma(p, r, set1(1.0f));
   p = fma(p, r, set1(1.0f));
-  return zeroWhere(vanishing, timesPow2(p, n));
+  return whereGreater(x, lowest, timesPow2(p, n));
 }
 
 // Sums of squares of R rows: one after another, each would wait for its own additions.

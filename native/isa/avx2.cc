@@ -67,13 +67,9 @@ inline uint32_t greater(V16f x, V16f y) {
   return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(x.a, y.a, _CMP_GT_OQ))) |
          uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(x.b, y.b, _CMP_GT_OQ))) << 8;
 }
-inline V16f zeroWhere(uint32_t lanes, V16f x) {
-  if (lanes == 0) return x;
-  alignas(64) float v[16];
-  store(v, x);
-  for (int i = 0; i < 16; i++)
-    if (lanes >> i & 1) v[i] = 0;
-  return load(v);
+// x where a > b, else 0.
+inline V16f whereGreater(V16f a, V16f b, V16f x) {
+  return {_mm256_and_ps(_mm256_cmp_ps(a.a, b.a, _CMP_GT_OQ), x.a), _mm256_and_ps(_mm256_cmp_ps(a.b, b.b, _CMP_GT_OQ), x.b)};
 }
 inline V16f roundEven(V16f x) {
   return {_mm256_round_ps(x.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), _mm256_round_ps(x.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
@@ -189,7 +185,7 @@ inline V16i total(NibbleDots x) {
 }
 
 constexpr int kScoreTiles = 1;    // attention: key tiles or value vectors by queries are sums in registers
-constexpr int kQueriesTogether = 4;
+constexpr int kQueriesTogether = 6;
 constexpr int kManyQueries = 0;
 constexpr int kValueVectors = 1;
 constexpr int64_t kF32Ahead = 4096;  // bytes: about a memory latency at full bandwidth

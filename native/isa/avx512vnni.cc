@@ -44,7 +44,8 @@ inline float foldSum(V16f a) {
   return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
 }
 inline uint32_t greater(V16f a, V16f b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ); }
-inline V16f zeroWhere(uint32_t lanes, V16f a) { return {_mm512_maskz_mov_ps(__mmask16(~lanes), a.v)}; }
+// x where a > b, else 0.
+inline V16f whereGreater(V16f a, V16f b, V16f x) { return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ), x.v)}; }
 inline V16f roundEven(V16f a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 inline V16f timesPow2(V16f a, V16f n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 

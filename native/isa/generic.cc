@@ -56,7 +56,8 @@ inline uint32_t greater(V16f a, V16f b) {
   for (int i = 0; i < 16; i++) lanes |= uint32_t(a.v[i] > b.v[i]) << i;
   return lanes;
 }
-inline V16f zeroWhere(uint32_t lanes, V16f a) { EACH(lanes >> i & 1 ? 0.0f : a.v[i]); }
+// x where a > b, else 0.
+inline V16f whereGreater(V16f a, V16f b, V16f x) { EACH(a.v[i] > b.v[i] ? x.v[i] : 0.0f); }
 // 1.5·2^23 pushes the fraction out of the mantissa; |a| stays below 2^22 where this is used.
 inline V16f roundEven(V16f a) {
   volatile float magic = 12582912.0f;
