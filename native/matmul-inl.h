@@ -155,7 +155,7 @@ inline void passOverBlocks(const Matrix& w, const Inputs& in, Pass p, int32_t fi
   const uint8_t* tile = w.data + first * bytes;
   const int64_t at = int64_t(p.row) * blocks;
   const int32_t step = int32_t(bytes / p.passes / blocks);
-  const int64_t distance = bytes + int64_t(p.index) * step * blocks;
+  const int64_t distance = (p.passes == 1 ? 1 : end - first) * bytes + int64_t(p.index) * step * blocks;
   for (int32_t t = first; t < end; t++, tile += bytes) {
     const Ahead ahead{tile + distance, step};
     if (w.dtype == Dtype::Q8) tileQ8<R>(tile, blocks, in.quads + at * 8, in.scales + at, in.starts + at, o, p.row, t, ahead);
@@ -178,6 +178,8 @@ inline void passOrFewer(int rows, const Matrix& w, const Inputs& in, Pass p, int
   if (rows == R) return passOver<R>(w, in, p, first, end, o);
   if constexpr (R > 1) passOrFewer<R - 1>(rows, w, in, p, first, end, o);
 }
+
+constexpr int64_t kFirstLevel = 20 << 10;  // bytes: what 32 kB hold beside the inputs of one pass and what is fetched ahead
 
 constexpr int kMostRowsPerPass = kRowsInt > kRowsF32 ? kRowsInt : kRowsF32;
 
@@ -412,8 +414,10 @@ void matmul(float* out, const float* x, const Matrix& w, int32_t n, const float*
   // About eight chunks per thread, so that a core that is held up does not hold up the other; whole groups of tiles side by side.
   const int32_t group = w.dtype == Dtype::F32 ? (n == 1 ? 4 : 2) : 1, fair = tiles / (threadCount() * 8);
   const int32_t perChunk = fair < group ? group : fair / group * group;
-  // Tiles that stay in cache while all rows pass over them: one of bytes or nibbles fits the first level; f32 is computed in pairs.
-  const int32_t together = passes == 1 ? perChunk : w.dtype == Dtype::F32 ? 2 : 1;
+  // Tiles that stay in cache while all rows pass over them. One of bytes or nibbles fits the first level. So many rows that they do not fit
+  // come from the second once per tile: then two share the way, if both fit. f32 is computed in pairs.
+  const bool pairs = w.dtype == Dtype::F32 || (int64_t(n) * w.cols > kFirstLevel && 2 * w.tileBytes() <= kFirstLevel);
+  const int32_t together = passes == 1 ? perChunk : pairs ? 2 : 1;
   auto body = [&](int chunk) {
     const int32_t first = chunk * perChunk, end = first + perChunk < tiles ? first + perChunk : tiles;
     for (int32_t t = first; t < end; t += together) {
