@@ -300,8 +300,11 @@ napi_value jsAttention(napi_env env, napi_callback_info info) {
   Arguments a(env, info);
   float* out = a.data<float>();
   const float* qkv = a.data<float>();
-  const int32_t stride = a.integer();
-  a.table->attention(out, qkv, stride, a.integer(), current.kv, current.layout);
+  const int32_t stride = a.integer(), heads = a.integer();
+  KvLayer next = current.kv;
+  next.keys = a.data<void>();
+  next.values = a.data<void>();
+  a.table->attention(out, qkv, stride, heads, current.kv, current.layout, next.keys == nullptr ? nullptr : &next);
   return nullptr;
 }
 

@@ -324,7 +324,8 @@ inline void attend(float* out, const float* qkv, int32_t stride, int32_t heads, 
   });
 }
 
-void attention(float* out, const float* qkv, int32_t stride, int32_t heads, const KvLayer& kv, const Layout& layout) {
+void attention(float* out, const float* qkv, int32_t stride, int32_t heads, const KvLayer& kv, const Layout& layout, const KvLayer* next) {
+  upcoming.set(next, layout);
   if (layout.rows == 0) return;
   if (kv.half) attend<uint16_t>(out, qkv, stride, heads, kv, layout);
   else attend<float>(out, qkv, stride, heads, kv, layout);

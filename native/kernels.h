@@ -49,7 +49,7 @@ struct Kernels {
   void (*rope)(float* x, int32_t stride, int32_t n, int32_t heads, int32_t headDim, const int32_t* positions, const float* cos,
                const float* sin);
   void (*storeKv)(const KvLayer& kv, const float* qkv, int32_t stride, int32_t keyOffset, int32_t valueOffset, const Layout& layout);
-  void (*attention)(float* out, const float* qkv, int32_t stride, int32_t heads, const KvLayer& kv, const Layout& layout);
+  void (*attention)(float* out, const float* qkv, int32_t stride, int32_t heads, const KvLayer& kv, const Layout& layout, const KvLayer* next);
   void (*swiglu)(float* out, const float* x, int32_t n, int32_t cols);
   void (*softmax)(float* out, const float* x, int32_t n, int32_t cols, float inverseTemperature);
   void (*argmax)(int32_t* out, const float* x, int32_t n, int32_t cols);

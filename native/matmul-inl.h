@@ -18,20 +18,7 @@ struct Output {
   int32_t cols;  // = W.rows
 };
 
-// The weights that come next, fetched while this pass computes: `step` bytes per block or input, so that memory never waits for arithmetic.
-struct Ahead {
-  const uint8_t* next;
-  int32_t step;
-  inline void fetch() {
-    for (int32_t i = 0; i < step; i += 64) prefetch(next + i);
-    next += step;
-  }
-  // Where a step is long: a line at a time between the arithmetic, since few can be under way at once and whoever asks for more waits.
-  inline void fetchLine(int32_t line) const {
-    if (line * 64 < step) prefetch(next + line * 64);
-  }
-  inline void advance() { next += step; }
-};
+constexpr int32_t kBesideFrom = 3;  // passes: fewer wait for memory themselves and fetch nothing else
 
 inline void finish(const Output& o, int32_t row, int32_t tile, V16f acc) {
   const int32_t col = tile * kTileRows;
@@ -72,6 +59,7 @@ inline void tileQ8(const uint8_t* w, int32_t blocks, const int32_t* x, const flo
   for (int r = 0; r < R; r++) acc[r] = set1(0);
   const uint16_t* weightScales = reinterpret_cast<const uint16_t*>(w + int64_t(blocks) * 512);
   for (int32_t b = 0; b < blocks; b++, w += 512, x += 8 * R, scales += R, starts += R, weightScales += 16) {
+    ahead.fetchBeside();
     ahead.fetchLine(8);  // a block and its scales are eight lines and a half
     V16i dots[R];
 #pragma GCC unroll 8
@@ -118,6 +106,7 @@ inline void tileQ4(const uint8_t* w, int32_t blocks, const int32_t* x, const flo
       for (int r = 0; r < R; r++) dots[r] = dotNibbles(dots[r], high, x[r * 8 + g + 4]);
     }
     ahead.fetchLine(4);
+    ahead.fetchBeside();
     ahead.advance();
     const V16f d = loadHalf(weightScales), m = loadHalf(weightScales + 16);
 #pragma GCC unroll 8
@@ -131,6 +120,8 @@ struct Pass {
   int32_t row;  // its first
   int32_t index, passes;
   int32_t together;  // tiles of a group
+  const Upcoming* upcoming;  // what the product fetches, from `at` on; null where it fetches nothing
+  int64_t at;
 };
 
 template <int R>
@@ -157,7 +148,9 @@ inline void passOverBlocks(const Matrix& w, const Inputs& in, Pass p, int32_t fi
   const int32_t step = int32_t(bytes / p.passes / blocks);
   const int64_t distance = (p.passes == 1 ? 1 : end - first) * bytes + int64_t(p.index) * step * blocks;
   for (int32_t t = first; t < end; t++, tile += bytes) {
-    const Ahead ahead{tile + distance, step};
+    const uint8_t* beside = p.upcoming == nullptr ? nullptr : p.upcoming->find(p.at + (int64_t(t) * p.passes + p.index) * blocks * kBesideBytes);
+    const bool none = beside == nullptr;  // then lines that are there anyway
+    const Ahead ahead{tile + distance, step, none ? tile : beside, none ? 0 : kBesideBytes};
     if (w.dtype == Dtype::Q8) tileQ8<R>(tile, blocks, in.quads + at * 8, in.scales + at, in.starts + at, o, p.row, t, ahead);
     else tileQ4<R>(tile, blocks, in.quads + at * 8, in.scales + at, in.sums + at, o, p.row, t, ahead);
   }
@@ -418,12 +411,14 @@ void matmul(float* out, const float* x, const Matrix& w, int32_t n, const float*
   // come from the second once per tile: then two share the way, if both fit. f32 is computed in pairs.
   const bool pairs = w.dtype == Dtype::F32 || (int64_t(n) * w.cols > kFirstLevel && 2 * w.tileBytes() <= kFirstLevel);
   const int32_t together = passes == 1 ? perChunk : pairs ? 2 : 1;
+  Upcoming* const next = w.dtype == Dtype::F32 || passes < kBesideFrom || upcoming.bytes() == 0 ? nullptr : &upcoming;
+  const int64_t at = next == nullptr ? 0 : next->take(int64_t(tiles) * passes * w.blocks() * kBesideBytes);
   auto body = [&](int chunk) {
     const int32_t first = chunk * perChunk, end = first + perChunk < tiles ? first + perChunk : tiles;
     for (int32_t t = first; t < end; t += together) {
       const int32_t stop = t + together < end ? t + together : end;
       for (int32_t pass = 0; pass < passes; pass++)
-        passOrFewer<kMostRowsPerPass>(passRows(n, pass * most, most), w, in, {pass * most, pass, passes, together}, t, stop, output);
+        passOrFewer<kMostRowsPerPass>(passRows(n, pass * most, most), w, in, {pass * most, pass, passes, together, next, at}, t, stop, output);
     }
   };
   parallel((tiles + perChunk - 1) / perChunk, body);

@@ -133,6 +133,8 @@ inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), 
 
 #include "../rows-inl.h"
 
+#include "../ahead-inl.h"
+
 #include "../matmul-inl.h"
 
 #include "../attention-inl.h"

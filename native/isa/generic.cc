@@ -160,6 +160,8 @@ inline void prefetch(const void*) {}
 
 #include "../rows-inl.h"
 
+#include "../ahead-inl.h"
+
 #include "../matmul-inl.h"
 
 #include "../attention-inl.h"

@@ -244,6 +244,13 @@ function checkAttention(
 ): void {
   checkQueries('attention', qkv, stride, heads, kv, layout);
   atLeast('attention', 'out', out, layout.rows * heads * kv.headDim);
+  if (kv.next !== undefined) checkNext(kv, kv.next);
+}
+
+function checkNext(kv: KvLayer, next: KvLayer): void {
+  checkKvLayer('attention', next);
+  for (const field of ['dtype', 'kvHeads', 'headDim', 'slots'] as const)
+    if (next[field] !== kv[field]) fail('attention', `next must have ${field} ${kv[field]}, got ${next[field]}`);
 }
 
 function checkQueries(

@@ -100,6 +100,8 @@ export interface KvLayer {
   readonly slots: number;
   readonly keys: Float32Array | Uint16Array;
   readonly values: Float32Array | Uint16Array;
+  /** The layer of the same shape that is attended to next, with the same layout: a table may fetch it while products before that are computed. */
+  readonly next?: KvLayer | undefined;
 }
 
 /**

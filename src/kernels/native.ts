@@ -16,6 +16,9 @@ import {
 
 type Floats = Float32Array;
 
+/** With fewer rows no table's products fetch what attention reads next: they wait for memory themselves (native/matmul-inl.h). */
+const FETCH_ROWS = 13;
+
 /** The functions of one table, as `native/addon.cc` exports them. */
 interface NativeTable {
   allocate(bytes: number, dense: number): ArrayBuffer;
@@ -81,7 +84,14 @@ interface NativeTable {
     values: Floats | Uint16Array,
   ): void;
   storeKv(qkv: Floats, stride: number, keyOffset: number, valueOffset: number): void;
-  attention(out: Floats, qkv: Floats, stride: number, heads: number): void;
+  attention(
+    out: Floats,
+    qkv: Floats,
+    stride: number,
+    heads: number,
+    nextKeys: Floats | Uint16Array | null,
+    nextValues: Floats | Uint16Array | null,
+  ): void;
   moveKv(from: Int32Array, to: Int32Array, count: number): void;
   swiglu(out: Floats, x: Floats, n: number, cols: number): void;
   softmax(out: Floats, x: Floats, n: number, cols: number, inverseTemperature: number): void;
@@ -254,7 +264,8 @@ export function createNativeKernels(options: {
     },
     attention: (out, qkv, stride, heads, kv, layout) => {
       use(kv, layout);
-      table.attention(out, qkv, stride, heads);
+      const next = layout.rows < FETCH_ROWS ? undefined : kv.next;
+      table.attention(out, qkv, stride, heads, next?.keys ?? null, next?.values ?? null);
     },
     moveKv: (kv, from, to, count) => {
       useKv(kv);

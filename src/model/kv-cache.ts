@@ -129,14 +129,12 @@ export class KvCache implements Disposable {
       return dtype === 'f16' ? new Uint16Array(buffer) : new Float32Array(buffer);
     };
     try {
-      this.layers = Array.from({ length: options.layers }, () => ({
-        dtype,
-        kvHeads,
-        headDim,
-        slots,
-        keys: allocate(),
-        values: allocate(),
-      }));
+      const layers: KvLayer[] = [];
+      for (let i = 0; i < options.layers; i++) {
+        const next = layers[0];
+        layers.unshift({ dtype, kvHeads, headDim, slots, keys: allocate(), values: allocate(), next });
+      }
+      this.layers = layers;
     } catch (error) {
       this[Symbol.dispose]();
       throw error;
