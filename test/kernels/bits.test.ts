@@ -128,38 +128,45 @@ describe.each(nativeTableList())('$isa', (table) => {
   // On both sides of where many rows of many inputs go another way (48 rows, 2,048 inputs), of their groups (96 rows), blocks (768 inputs)
   // and of what is laid out at once (16 MB).
   test.each([
-    { rows: 150, cols: 400, counts: [47, 48, 95, 97, 200] },
-    { rows: 17, cols: 2048, counts: [49] },
-    { rows: 150, cols: 2049, counts: [47, 48, 95, 96, 97, 200] },
-    { rows: 17, cols: 3840, counts: [191] },
-    { rows: 67, cols: 12_300, counts: [289, 310] },
-  ])('matmul of f32: a row is the same alone and among many, $cols inputs', ({ rows, cols, counts }) => {
-    const random = xorshift(11);
-    const most = Math.max(...counts);
-    const [values, x] = [randomFloats(random, rows * cols), randomFloats(random, most * cols)];
-    const residual = randomFloats(random, most * rows);
-    const alone = residual.slice();
-    withKernels(table, 1, (kernels) => {
-      const weight = packed(kernels, 'f32', rows, cols, values);
-      for (let row = 0; row < most; row++) {
-        const out = alone.subarray(row * rows, (row + 1) * rows);
-        kernels.matmul(out, x.subarray(row * cols), weight, 1, out);
-      }
-    });
-    for (const threads of THREADS) {
-      withKernels(table, threads, (kernels) => {
-        const weight = packed(kernels, 'f32', rows, cols, values);
-        for (const n of counts) {
-          const [out, inPlace] = [new Float32Array(n * rows), residual.slice(0, n * rows)];
-          kernels.matmul(out, x, weight, n, residual);
-          kernels.matmul(inPlace, x, weight, n, inPlace);
-          const want = alone.subarray(0, n * rows);
-          assertSameBits(out, want, `${n} rows, ${threads} threads`);
-          assertSameBits(inPlace, want, `${n} rows in place, ${threads} threads`);
+    { dtype: 'f32', rows: 150, cols: 400, counts: [47, 48, 95, 97, 200] },
+    { dtype: 'f32', rows: 17, cols: 2048, counts: [49] },
+    { dtype: 'f32', rows: 150, cols: 2049, counts: [47, 48, 95, 96, 97, 200] },
+    { dtype: 'f32', rows: 17, cols: 3840, counts: [191] },
+    { dtype: 'f32', rows: 67, cols: 12_300, counts: [289, 310] },
+    // 57 tiles, in chunks of seven or three, which pairs do not come out even in.
+    { dtype: 'q8', rows: 900, cols: 576, counts: [35, 36, 64, 131] },
+    { dtype: 'q4', rows: 900, cols: 576, counts: [35, 36, 64, 131] },
+    { dtype: 'q4', rows: 900, cols: 1000, counts: [20, 21, 64] },
+  ] as const)(
+    'matmul of $dtype: a row is the same alone and among many, $cols inputs',
+    ({ dtype, rows, cols, counts }) => {
+      const random = xorshift(11);
+      const most = Math.max(...counts);
+      const [values, x] = [randomFloats(random, rows * cols), randomFloats(random, most * cols)];
+      const residual = randomFloats(random, most * rows);
+      const alone = residual.slice();
+      withKernels(table, 1, (kernels) => {
+        const weight = packed(kernels, dtype, rows, cols, values);
+        for (let row = 0; row < most; row++) {
+          const out = alone.subarray(row * rows, (row + 1) * rows);
+          kernels.matmul(out, x.subarray(row * cols), weight, 1, out);
         }
       });
-    }
-  });
+      for (const threads of THREADS) {
+        withKernels(table, threads, (kernels) => {
+          const weight = packed(kernels, dtype, rows, cols, values);
+          for (const n of counts) {
+            const [out, inPlace] = [new Float32Array(n * rows), residual.slice(0, n * rows)];
+            kernels.matmul(out, x, weight, n, residual);
+            kernels.matmul(inPlace, x, weight, n, inPlace);
+            const want = alone.subarray(0, n * rows);
+            assertSameBits(out, want, `${n} rows, ${threads} threads`);
+            assertSameBits(inPlace, want, `${n} rows in place, ${threads} threads`);
+          }
+        });
+      }
+    },
+  );
 });
 
 describe.each(availableTables())('$isa: gradients do not depend on threads', (table) => {

@@ -53,3 +53,12 @@ it('whose memory ends in the middle gives back what it has', () => {
     for (const buffer of [...memory.held].slice(before)) memory.kernels.release(buffer);
   }
 });
+
+it('names for every layer the one that is attended to next', () => {
+  using target = tinyTarget(createKernels({ threads: 1 }));
+  using cache = target.createCache(2, 64);
+  expect(cache.layers.length).toBeGreaterThan(1);
+  cache.layers.forEach((layer, i) => {
+    expect(layer.next).toBe(cache.layers[i + 1]);
+  });
+});
