@@ -119,7 +119,6 @@ inline void tileQ4(const uint8_t* w, int32_t blocks, const int32_t* x, const flo
 struct Pass {
   int32_t row;  // its first
   int32_t index, passes;
-  int32_t together;  // tiles of a group
   const Upcoming* upcoming;  // what the product fetches, from `at` on; null where it fetches nothing
   int64_t at;
 };
@@ -132,7 +131,7 @@ inline void passOverF32(const Matrix& w, const Inputs& in, Pass p, int32_t first
   const float* x = in.f32 + int64_t(p.row) * w.cols;
   // One pass runs a little ahead of itself; of several, each fetches its share of the next group.
   const int32_t step = 64 / p.passes;
-  const int64_t distance = p.passes == 1 ? kF32Ahead : p.together * bytes + int64_t(p.index) * step * w.cols;
+  const int64_t distance = p.passes == 1 ? kF32Ahead : (end - first) * bytes + int64_t(p.index) * step * w.cols;
   int32_t t = first;
   for (; t + kTogether <= end; t += kTogether, tile += kTogether * bytes)
     tilesF32<R, kTogether>(reinterpret_cast<const float*>(tile), bytes / 4, x, w.cols, o, p.row, t, {tile + distance, step});
@@ -418,7 +417,7 @@ void matmul(float* out, const float* x, const Matrix& w, int32_t n, const float*
     for (int32_t t = first; t < end; t += together) {
       const int32_t stop = t + together < end ? t + together : end;
       for (int32_t pass = 0; pass < passes; pass++)
-        passOrFewer<kMostRowsPerPass>(passRows(n, pass * most, most), w, in, {pass * most, pass, passes, together, next, at}, t, stop, output);
+        passOrFewer<kMostRowsPerPass>(passRows(n, pass * most, most), w, in, {pass * most, pass, passes, next, at}, t, stop, output);
     }
   };
   parallel((tiles + perChunk - 1) / perChunk, body);
