@@ -2,7 +2,6 @@ import { readFileSync } from 'node:fs';
 import { afterAll, describe, expect, it } from 'vitest';
 import { openCheckpoint } from '../../src/checkpoint/checkpoint.ts';
 import { openSafetensors } from '../../src/checkpoint/safetensors.ts';
-import { continueBatch } from '../../src/decode/batch.ts';
 import { generate } from '../../src/decode/generate.ts';
 import { NoDrafter } from '../../src/draft/none.ts';
 import { createKernels } from '../../src/kernels/choose.ts';
@@ -66,31 +65,15 @@ describe('SmolLM2-135M-Instruct against PyTorch', async () => {
     },
   );
 
-  const greedyGolden = read<{ promptIds: number[]; newIds: number[] }[]>('greedy.json');
   it('writes the greedy continuations token for token', () => {
-    using cache = f32.createCache(1, 256);
-    for (const { promptIds, newIds } of greedyGolden.slice(0, 6)) {
+    using cache = f32.createCache(1, 2048);
+    for (const { promptIds, newIds } of read<{ promptIds: number[]; newIds: number[] }[]>('greedy.json')) {
       const emitted: number[] = [];
       for (const event of generate(f32, new NoDrafter(), cache, promptIds, { maxTokens: newIds.length })) {
         if (event.type === 'round') emitted.push(...event.tokens);
       }
       expect(emitted).toEqual(newIds);
     }
-  });
-
-  it('writes all of them token for token in one batch', () => {
-    using cache = f32.createCache(8, 1024);
-    const requests = greedyGolden.map((text) => ({ ...text, maxTokens: text.newIds.length }));
-    const left = requests.values();
-    const steps = continueBatch(f32, cache, () => left.next().value, { endTokens: new Set(), prefillRows: 128 });
-    let ended = 0;
-    for (const step of steps) {
-      for (const { request, newIds } of step.ended) {
-        expect([...newIds]).toEqual(request.newIds);
-        ended++;
-      }
-    }
-    expect(ended).toBe(requests.length);
   });
 
   const perplexityGolden = read<{ chunk: number; ids: number[]; perplexity: number }>('perplexity.json');
@@ -100,15 +83,18 @@ describe('SmolLM2-135M-Instruct against PyTorch', async () => {
     ['auto', 5e-3],
   ] as const)('has the perplexity of the reference at %s', async (dtype, tolerance) => {
     const target = dtype === 'f32' ? f32 : await load(dtype);
-    const law = new Float32Array(vocabSize);
     let sum = 0;
     let count = 0;
     for (let start = 0; start < perplexityGolden.ids.length; start += perplexityGolden.chunk) {
       const ids = perplexityGolden.ids.slice(start, start + perplexityGolden.chunk);
       forwardAll(target, ids, ({ logits }) => {
         for (let row = 0; row + 1 < ids.length; row++) {
-          kernels.softmax(law, logits.data.subarray(row * vocabSize, (row + 1) * vocabSize), 1, vocabSize, 1);
-          sum -= Math.log(law[ids[row + 1]!]!);
+          const values = logits.data.subarray(row * vocabSize, (row + 1) * vocabSize);
+          let largest = Number.NEGATIVE_INFINITY;
+          for (const value of values) largest = Math.max(largest, value);
+          let mass = 0;
+          for (const value of values) mass += Math.exp(value - largest);
+          sum += largest + Math.log(mass) - values[ids[row + 1]!]!;
           count++;
         }
       });
